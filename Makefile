@@ -1,0 +1,58 @@
+# Two commands on a fresh machine: `make export` and `make test`. `make help` lists the rest.
+PYTHON  ?= python3
+GPU     ?= 0
+MODEL   ?= vitl
+WEIGHTS ?= random
+FRAMES  ?= 16
+SIZE    ?=
+OUT     ?= artifacts/$(MODEL)-$(FRAMES)x$(or $(SIZE),256)-fp32
+VIDEO   ?= examples/moving-scene.mp4
+CLIPS   ?=
+
+BIN    := .venv/bin
+VJEPA2 := $(BIN)/vjepa2
+EXTRAS := torch,export,onnxruntime,openvino,video,parquet,report,dev
+ifeq ($(GPU),1)
+EXTRAS := torch,export,onnxruntime-gpu,tensorrt,video,parquet,report,dev
+endif
+# random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
+SOURCE := $(WEIGHTS) $(if $(filter random,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
+
+.PHONY: help install export test test-full test-edge check format lint bench-arena prove-giant clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+install: .venv/installed  ## .venv with every extra this kind of machine can use (GPU=1: CUDA and TensorRT)
+
+export: install  ## export MODEL with WEIGHTS, prove it, compile it if there is a GPU, embed VIDEO
+	$(VJEPA2) export $(SOURCE) --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(CLIPS),--clips $(CLIPS)) -o $(OUT)
+	@$(VJEPA2) compile $(OUT) || { test $$? = 2 && echo 'engine: skipped, for the reason above'; }
+	$(VJEPA2) embed $(OUT) $(VIDEO) -o $(OUT).npy
+	@echo 'bundle: $(OUT)   embedding of $(VIDEO): $(OUT).npy'
+	@test '$(WEIGHTS)' != random || echo 'These weights are random and the embedding means nothing. Trained ones: make export WEIGHTS=facebook/vjepa2-vitl-fpc64-256'
+
+test: install  ## the tests, without those of full-size models
+	$(BIN)/python -m pytest
+
+test-full: install  ## the tests of full-size models: about a quarter of an hour
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+lint: install  ## format, lint and types, changing nothing
+	$(BIN)/ruff format --check vjepa2 export runtime tests examples
+	$(BIN)/ruff check vjepa2 export runtime tests examples
+	$(BIN)/mypy vjepa2 tests examples
+
+format: install  ## rewrite the sources as the linter wants them
+	$(BIN)/ruff format vjepa2 export runtime tests examples
+	$(BIN)/ruff check --fix vjepa2 export runtime tests examples
+
+check: lint test  ## everything that must be green before a commit
+
+clean:  ## remove what the other targets made
+	rm -rf .venv artifacts build *.egg-info

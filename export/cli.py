@@ -1,0 +1,118 @@
+"""`vjepa2 export`."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from vjepa2.checkpoints import META_KEYS, Request
+from vjepa2.errors import SpecError
+from vjepa2.manifest import Batch, GraphInput
+from vjepa2.outputs import write_json
+from vjepa2.progress import show_stages
+from vjepa2.registry import RELEASES
+
+from .describe import ExportRequest
+from .pipeline import ExportResult, export_bundle
+
+_SIZE = re.compile(r"(\d+)(?:x(\d+))?")
+
+
+def _read_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    match = _SIZE.fullmatch(value)
+    if not match:
+        raise SpecError(f"size is {value!r}; it must be a number of pixels, as 256, or height x width, as 256x384")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _read_batch(_: click.Context, __: click.Parameter, value: str) -> Batch:
+    if value == "dynamic":
+        return "dynamic"
+    if not value.isdigit() or int(value) < 1:
+        raise SpecError(f"batch is {value!r}; it must be a number from 1 on, or dynamic")
+    return int(value)
+
+
+@click.command("export")
+@click.argument("source")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle's folder.")
+@click.option("--model", help=f"Which model the weights are of: {', '.join(RELEASES)}.")
+@click.option("--key", type=click.Choice(META_KEYS), help="Which encoder of a Meta .pt file.")
+@click.option("--revision", help="Commit of a Hugging Face repository.")
+@click.option("--seed", type=int, help="Of random weights.")
+@click.option("--frames", type=int, default=16, show_default=True, help="Frames of a clip.")
+@click.option("--size", callback=_read_size, help="Pixels of a clip: N or HxW.  [default: as trained]")
+@click.option("--layers", type=int, help="Keep only the first blocks, for experiments.")
+@click.option("--batch", default="1", show_default=True, callback=_read_batch, help="Clips a call: N or dynamic.")
+@click.option(
+    "--input",
+    "graph_input",
+    type=click.Choice(["frames", "pixel_values_videos"]),
+    default="frames",
+    show_default=True,
+    help="uint8 pixels, or normalised floats as in transformers.",
+)
+@click.option("--classes", type=int, help="Put an image classifier on the encoder (random weights only).")
+@click.option("--clips", type=click.Path(path_type=Path), help="Folder of videos to prove the graphs on.")
+@click.option("--no-simplify", is_flag=True, help="Leave onnxsim out.")
+@click.option("--json", "json_file", help="Write the result as JSON; - is standard output.")
+def export_command(
+    source: str,
+    output: Path,
+    batch: Batch,
+    graph_input: GraphInput,
+    classes: int | None,
+    clips: Path | None,
+    no_simplify: bool,
+    json_file: str | None,
+    **weights: Any,
+) -> None:
+    """Export SOURCE to a proven ONNX bundle.
+
+    SOURCE is a model's name (its released checkpoint), a Hugging Face id, a folder in Hugging Face's layout, a Meta
+    .pt file, or the word random.
+    """
+    request = ExportRequest(
+        weights=Request(source=source, **weights),
+        batch=batch,
+        graph_input=graph_input,
+        classes=classes,
+        clips=clips,
+        simplify=not no_simplify,
+    )
+    console = Console(stderr=True)
+    with show_stages(console) as announce:
+        result = export_bundle(request, output, announce=announce)
+    _report(result, console)
+    if json_file:
+        manifest = result.bundle.manifest
+        write_json(
+            json_file,
+            {
+                "bundle": str(result.bundle.path),
+                "seconds": result.seconds,
+                "peak_bytes": result.peak_bytes,
+                "source": manifest.source.name,
+                "warning": manifest.source.warning,
+                "graphs": {name: info.nodes for name, info in manifest.graphs.items()},
+                "parity": {name: verdict.token_cosine for name, verdict in manifest.parity.items()},
+            },
+        )
+
+
+def _report(result: ExportResult, console: Console) -> None:
+    manifest = result.bundle.manifest
+    for name, info in manifest.graphs.items():
+        verdict = manifest.parity[name]
+        console.print(
+            f"{name}: {info.nodes} nodes; worst token's cosine {verdict.token_cosine:.9f}, "
+            f"relative max {verdict.relative_max:.1e} over {verdict.clips} clips: in the gate; {info.simplified}",
+            highlight=False,
+        )
+    if manifest.source.warning:
+        console.print(f"note: {manifest.source.warning}", style="yellow", highlight=False)
+    console.print(f"{result.bundle.path} is ready", highlight=False)

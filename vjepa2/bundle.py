@@ -1,0 +1,210 @@
+"""What lies between export and runtime: a folder that is whole and unchanged, or is not opened."""
+
+import ctypes
+import errno
+import hashlib
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vjepa2.errors import BundleError
+from vjepa2.manifest import MAX_BYTES, FileInfo, Manifest, decode_manifest, encode_manifest
+
+MANIFEST = "manifest.json"
+PORTABLE = "portable.onnx"
+ONNXRUNTIME = "onnxruntime.onnx"
+WEIGHTS = "weights.data"
+REFERENCE = "reference.npz"
+NOT_COVERED = ("engines", "reports")  # engines have manifests of their own; nothing is loaded from reports
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_AT_FDCWD = -100  # fcntl.h
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A finished export on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Bundle":
+        """Read the manifest and hash every file before any library sees a byte; `BundleError` says what differs."""
+        folder = Path(path)
+        manifest = _read_manifest(folder)
+        _check_names(folder, manifest)
+        for name, info in manifest.files.items():
+            _check_file(folder / name, info)
+        return cls(folder, manifest)
+
+    @staticmethod
+    @contextmanager
+    def create(path: str | Path) -> "Iterator[Draft]":
+        """Write a bundle that appears at `path` whole, when the block ends, or not at all.
+
+        An earlier bundle at `path` is exchanged in one step; anything else there is refused.
+        """
+        target = Path(path).absolute()
+        _refuse_strangers(target)
+        try:
+            draft = Draft(_start_draft(target))
+        except OSError as error:
+            raise _cannot_write(target, error) from error
+        try:
+            yield draft
+            if not draft.sealed:
+                raise BundleError(f"{target.name} was not sealed; nothing was written")
+            _publish(draft.path, target)
+        except OSError as error:
+            raise _cannot_write(target, error) from error
+        finally:
+            shutil.rmtree(draft.path, ignore_errors=True)
+
+
+class Draft:
+    """A bundle that is being written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sealed = False
+
+    def seal(self, manifest: Manifest) -> Manifest:
+        """Hash every file, put them on the disk, and write the manifest last."""
+        files = {}
+        for file in sorted(self.path.iterdir()):
+            files[file.name] = FileInfo(sha256=sha256_of(file), bytes=file.stat().st_size)
+            _sync(file)
+        sealed = replace(manifest, files=files)
+        (self.path / MANIFEST).write_bytes(encode_manifest(sealed))
+        _sync(self.path / MANIFEST)
+        _sync(self.path)
+        self.sealed = True
+        return sealed
+
+
+def sha256_of(file: Path) -> str:
+    """The hash of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    file = folder / MANIFEST
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is not a folder; give the folder that vjepa2 export wrote")
+    if file.is_symlink() or not file.is_file():
+        raise BundleError(f"{folder} has no {MANIFEST}; it is not a bundle, or its export did not finish")
+    if file.stat().st_size > MAX_BYTES:
+        raise BundleError(f"{file} has {file.stat().st_size} bytes; a manifest has at most {MAX_BYTES}")
+    return decode_manifest(file.read_bytes())
+
+
+def _check_names(folder: Path, manifest: Manifest) -> None:
+    for name in manifest.files:
+        if not _NAME.fullmatch(name):
+            raise BundleError(f"{folder} names a file {name!r}; names are letters, digits, '.', '_' and '-'")
+    present = {entry.name for entry in folder.iterdir()} - {MANIFEST, *NOT_COVERED}
+    missing, foreign = sorted(set(manifest.files) - present), sorted(present - set(manifest.files))
+    if missing or foreign:
+        raise BundleError(
+            f"{folder} lacks {missing} and has {foreign} that its manifest does not name; export it again"
+        )
+    strangers = {stored.file for stored in manifest.parameters.values()} - set(manifest.files)
+    if strangers:
+        raise BundleError(f"{folder} keeps parameters in {sorted(strangers)}, which its manifest does not name")
+
+
+def _check_file(file: Path, info: FileInfo) -> None:
+    if file.is_symlink() or not file.is_file():
+        raise BundleError(f"{file} is not a regular file; a bundle holds no links")
+    size = file.stat().st_size
+    if size != info.bytes:
+        raise BundleError(f"{file} has {size} bytes; its manifest says {info.bytes}: export again")
+    if sha256_of(file) != info.sha256:
+        raise BundleError(f"{file} was changed after export (sha256 differs); export again")
+
+
+def _refuse_strangers(target: Path) -> None:
+    if target.is_symlink():
+        raise BundleError(f"{target} is a link; give the folder it points to")
+    if not target.exists():
+        return
+    try:
+        _read_manifest(target)
+    except BundleError as error:
+        raise BundleError(f"{target} exists and is not a bundle ({error}); choose another folder") from error
+
+
+def _start_draft(target: Path) -> Path:
+    """A private folder beside `target`, named after this process so that a later one can sweep it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
+    prefix = f".{target.name}.draft-{host}-"
+    for leftover in target.parent.glob(f"{prefix}*"):
+        owner = leftover.name.removeprefix(prefix)
+        if owner.isdigit() and not _is_running(int(owner)):
+            shutil.rmtree(leftover, ignore_errors=True)
+    draft = target.parent / f"{prefix}{os.getpid()}"
+    draft.mkdir(mode=0o755)
+    return draft
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _publish(draft: Path, target: Path) -> None:
+    if not target.exists():
+        draft.rename(target)
+    elif not _exchange(draft, target):
+        aside = draft.with_name(f"{draft.name}-old")
+        target.rename(aside)
+        try:
+            draft.rename(target)
+        except OSError:
+            aside.rename(target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+    _sync(target.parent)
+
+
+def _exchange(left: Path, right: Path) -> bool:
+    """Swap two folders in one step; False where the kernel or the file system cannot."""
+    with suppress(AttributeError):
+        libc = ctypes.CDLL(None, use_errno=True)
+        names = os.fsencode(left), os.fsencode(right)
+        if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+            return True
+        code = ctypes.get_errno()
+        if code not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            raise OSError(code, os.strerror(code), str(right))
+    return False
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cannot_write(target: Path, error: OSError) -> BundleError:
+    advice = "free some space" if error.errno == errno.ENOSPC else "choose a folder that can be written"
+    return BundleError(f"{target} cannot be written: {error.strerror or error}; {advice}; nothing was left behind")

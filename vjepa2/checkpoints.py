@@ -1,0 +1,199 @@
+"""Where do weights come from: a released checkpoint, in either layout, strictly, or a seed."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vjepa2.bundle import sha256_of
+from vjepa2.checkpoint_files import (
+    CONFIG,
+    SafetensorsState,
+    config_spec,
+    fetch_repository,
+    read_meta_checkpoint,
+    weight_files,
+)
+from vjepa2.encoder import Encoder
+from vjepa2.errors import CheckpointError
+from vjepa2.manifest import Source
+from vjepa2.names import HUGGING_FACE_OTHERS, META_OTHERS, huggingface_names, meta_name, pack
+from vjepa2.registry import RELEASES, find_release
+from vjepa2.spec import ClipSpec, ModelSpec
+from vjepa2.weights import RANDOM_WARNING, fill_random
+
+RANDOM = "random"
+META_KEYS = ("encoder", "target_encoder")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Which weights, into which model, for which clip."""
+
+    source: str
+    model: str | ModelSpec | None = None
+    key: str | None = None
+    revision: str | None = None
+    clip: ClipSpec | None = None  # or, where only a part of the trained clip is to change:
+    frames: int | None = None
+    size: tuple[int, int] | None = None  # pixels, height and width
+    seed: int | None = None
+    layers: int | None = None  # keep only the first blocks
+
+
+def load_encoder(
+    source: str | Path,
+    *,
+    model: str | ModelSpec | None = None,
+    key: str | None = None,
+    revision: str | None = None,
+    clip: ClipSpec | None = None,
+    seed: int | None = None,
+) -> Encoder:
+    """A float32 encoder in evaluation mode for clips of shape `clip`, or of the trained shape.
+
+    `source` is a model's name (its released checkpoint), a Hugging Face id, a folder in Hugging Face's layout, a
+    Meta `.pt` file (needs `model`, and `key` "encoder" or "target_encoder"), or "random" (needs `model`, takes
+    `seed`). A parameter that is missing, left over or of the wrong shape is a `CheckpointError` that lists it.
+    """
+    request = Request(source=str(source), model=model, key=key, revision=revision, clip=clip, seed=seed)
+    return load_checkpoint(request)[0]
+
+
+def load_checkpoint(request: Request) -> tuple[Encoder, Source]:
+    """The encoder that was asked for, and where its weights came from."""
+    path = Path(request.source)
+    if request.source == RANDOM:
+        return _load_random(request)
+    _refuse(request, "seed", "only random weights take a seed")
+    if path.is_file():
+        return _load_meta(path, request)
+    _refuse(request, "key", "only a Meta .pt file takes a key")
+    if path.is_dir():
+        _refuse(request, "revision", "a local folder has no revisions")
+        return _load_folder(path, request, Source(name=path.resolve().name, files={}, layers=request.layers))
+    return _load_repository(request)
+
+
+def _load_random(request: Request) -> tuple[Encoder, Source]:
+    _refuse(request, "key", "random weights have no key")
+    _refuse(request, "revision", "random weights have no revisions")
+    seed = request.seed or 0
+    if not 0 <= seed < 2**31:
+        raise CheckpointError(f"seed is {seed}; it must be from 0 to {2**31 - 1}")
+    encoder = _empty_encoder(_asked_spec(request), request)
+    fill_random(encoder, seed)
+    return encoder.eval(), Source(name=RANDOM, seed=seed, files={}, layers=request.layers, warning=RANDOM_WARNING)
+
+
+def _load_meta(file: Path, request: Request) -> tuple[Encoder, Source]:
+    _refuse(request, "revision", "a local file has no revisions")
+    if request.key not in META_KEYS:
+        raise CheckpointError(
+            f"{file.name} may hold several encoders and key is {request.key!r}; choose {' or '.join(META_KEYS)}"
+        )
+    spec = _asked_spec(request)
+    state = {meta_name(key): tensor for key, tensor in read_meta_checkpoint(file, request.key).items()}
+    theirs = {name: (name,) for name in _parameter_names(spec)}
+    encoder = _fill(_empty_encoder(spec, request), state, theirs, META_OTHERS, file)
+    hashes = {file.name: sha256_of(file)}
+    return encoder, Source(name=file.name, key=request.key, files=hashes, layers=request.layers)
+
+
+def _load_repository(request: Request) -> tuple[Encoder, Source]:
+    release = RELEASES.get(request.source)
+    repository = release.repository if release else request.source
+    if repository is None or not _REPOSITORY.fullmatch(repository):
+        released = ", ".join(name for name, row in RELEASES.items() if row.repository)
+        raise CheckpointError(
+            f"{request.source!r} is no folder, no file, no Hugging Face id and no released model ({released})"
+        )
+    if release:
+        request = replace(
+            request,
+            model=request.model or release.spec.name,
+            revision=request.revision or release.revision,
+        )
+    folder, commit = fetch_repository(repository, request.revision)
+    return _load_folder(folder, request, Source(name=repository, revision=commit, files={}, layers=request.layers))
+
+
+def _load_folder(folder: Path, request: Request, source: Source) -> tuple[Encoder, Source]:
+    spec = config_spec(folder, source.name)
+    if request.model is not None:
+        asked = _asked_spec(request)
+        if replace(spec, name=asked.name, clip=asked.clip) != asked:
+            raise CheckpointError(f"{source.name} holds {spec}; {asked.name} is {asked}")
+        spec = replace(spec, name=asked.name)
+    files = weight_files(folder)
+    state = SafetensorsState(files)
+    prefix = "vjepa2." if any(name.startswith("vjepa2.") for name in state) else ""
+    theirs = {name: tuple(prefix + part for part in huggingface_names(name)) for name in _parameter_names(spec)}
+    others = (*HUGGING_FACE_OTHERS, *(prefix + other for other in HUGGING_FACE_OTHERS))
+    encoder = _fill(_empty_encoder(spec, request), state, theirs, others, folder)
+    hashes = {file.name: sha256_of(file) for file in [folder / CONFIG, *files]}
+    return encoder, replace(source, files=hashes)
+
+
+def _fill(
+    encoder: Encoder,
+    state: Mapping[str, Tensor],
+    theirs: Mapping[str, tuple[str, ...]],
+    others: tuple[str, ...],
+    where: Path,
+) -> Encoder:
+    """Put `state` into `encoder`, whose parameter `name` is the tensors `theirs[name]` packed."""
+    expected = {part for parts in theirs.values() for part in parts}
+    missing = sorted(expected - set(state))
+    left_over = sorted(name for name in set(state) - expected if not name.startswith(others))
+    if missing or left_over:
+        raise CheckpointError(
+            f"{where} does not fit {encoder.spec.name}: missing {_list(missing)}, left over {_list(left_over)}"
+        )
+    packed, wrong = {}, []
+    for name, old in encoder.named_parameters():
+        new = pack([state[part] for part in theirs[name]])
+        packed[name] = new.float()
+        if new.shape != old.shape or not new.is_floating_point():
+            wrong.append(f"{name} {new.dtype} {list(new.shape)}, must be float {list(old.shape)}")
+    if wrong:
+        raise CheckpointError(f"{where} does not fit {encoder.spec.name}: wrong shape {_list(wrong)}")
+    encoder.load_state_dict(packed, strict=True, assign=True)
+    return encoder.eval()
+
+
+def _asked_spec(request: Request) -> ModelSpec:
+    if request.model is None:
+        raise CheckpointError(f"{request.source} does not say which model it is; name one of {', '.join(RELEASES)}")
+    return request.model if isinstance(request.model, ModelSpec) else find_release(request.model).spec
+
+
+def _empty_encoder(spec: ModelSpec, request: Request) -> Encoder:
+    """The encoder without values, cut to the layers that were asked for."""
+    if request.layers is not None:
+        if not 1 <= request.layers <= spec.depth:
+            raise CheckpointError(f"layers is {request.layers}; {spec.name} has 1 to {spec.depth}")
+        spec = replace(spec, depth=request.layers)
+    height, width = request.size or (spec.clip.height, spec.clip.width)
+    trained = replace(spec.clip, frames=request.frames or spec.clip.frames, height=height, width=width)
+    with torch.device("meta"):
+        return Encoder(spec, request.clip or trained)
+
+
+def _parameter_names(spec: ModelSpec) -> list[str]:
+    with torch.device("meta"):
+        return [name for name, _ in Encoder(spec).named_parameters()]
+
+
+def _refuse(request: Request, option: str, why: str) -> None:
+    value = getattr(request, option)
+    if value is not None:
+        raise CheckpointError(f"{why}; {request.source} was given {value!r}")
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names) or "none"

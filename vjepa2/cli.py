@@ -1,0 +1,57 @@
+"""`vjepa2`: a table of verbs, each imported when it is called."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from vjepa2.errors import Vjepa2Error
+from vjepa2.extras import import_with_extra
+
+# verb -> (module, the extra that it needs, what it does)
+VERBS = {
+    "export": ("vjepa2.export.cli", "export", "Weights to a proven ONNX bundle."),
+    "compile": ("vjepa2.export.compile", "tensorrt", "A bundle to a TensorRT engine for this machine's GPU."),
+    "embed": ("vjepa2.runtime.cli", "video", "Videos to embeddings."),
+}
+
+
+class _Verbs(click.Group):
+    """A group that knows its commands' names without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, extra, _ = VERBS[cmd_name]
+        command: click.Command = getattr(import_with_extra(module, extra), f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, about) for verb, (_, _, about) in VERBS.items()])
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="vjepa2-edge")
+def cli() -> None:
+    """V-JEPA 2 video encoders, from PyTorch to the devices that have to run them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb: exit status 0 is good, 1 measured and not good, 2 could not do it."""
+    try:
+        status: Any = cli.main(arguments, prog_name="vjepa2", standalone_mode=False)
+    except Vjepa2Error as error:
+        click.echo(f"vjepa2: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("vjepa2: interrupted; nothing half-written was left behind", err=True)
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,47 @@
+"""What can go wrong in a way that the person at the keyboard can put right."""
+
+from typing import ClassVar
+
+
+class Vjepa2Error(Exception):
+    """Something a user can act on; the command line prints its one line and no traceback."""
+
+    exit_code: ClassVar[int] = 2  # could not do it
+
+
+class SpecError(Vjepa2Error, ValueError):
+    """A model or a clip whose numbers do not fit together."""
+
+
+class UnknownNameError(Vjepa2Error):
+    """A name that no table holds."""
+
+
+class CheckpointError(Vjepa2Error):
+    """Weights that are not there, not whole, or not those of the model."""
+
+
+class BundleError(Vjepa2Error):
+    """A bundle that is not whole, not ours, or cannot be written."""
+
+
+class ExportError(Vjepa2Error):
+    """A graph that could not be made as it must be."""
+
+
+class VideoError(Vjepa2Error):
+    """A video that cannot be read, or has too few frames."""
+
+
+class BackendError(Vjepa2Error):
+    """A backend that cannot run here, or was given the wrong frames."""
+
+
+class MissingDependencyError(BackendError):
+    """A library that is not installed; the message names the extra that brings it."""
+
+
+class ParityError(Vjepa2Error):
+    """Numbers outside the gate."""
+
+    exit_code: ClassVar[int] = 1  # measured, and not good

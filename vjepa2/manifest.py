@@ -1,0 +1,151 @@
+"""What does a bundle say of itself: `manifest.json` as a type, and its one canonical form."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from vjepa2.errors import BundleError
+from vjepa2.schema import read_record
+from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, Head, ModelSpec
+
+SCHEMA = 1
+MAX_BYTES = 4 * 2**20
+
+GraphInput = Literal["frames", "pixel_values_videos"]
+Transform = Literal["none", "transposed", "folded"]
+Precision = Literal["fp32"]
+Batch = int | Literal["dynamic"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """An input or output of a graph."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    axes: tuple[str, ...]  # what each axis is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """How a video becomes the clip that the model was trained on."""
+
+    sampling: str = "uniform: arange(T) * total // T"
+    resize_factor: tuple[int, int] = (256, 224)  # the resized side is int(size * 256 / 224)
+    interpolation: str = "bilinear, antialiased, rounded to uint8"
+    crop: str = "centre, odd margins rounded down"
+    mean: tuple[float, float, float] = RGB_MEAN
+    std: tuple[float, float, float] = RGB_STD
+    pooling: str = "mean over tokens"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the weights came from."""
+
+    name: str  # what was asked for: a model, a repository, a folder's or file's name, or "random"
+    revision: str | None = None
+    key: str | None = None  # of a Meta checkpoint
+    seed: int | None = None  # of random weights
+    files: dict[str, str]  # file name -> sha256
+    layers: int | None = None  # what --layers cut the model to
+    warning: str | None = None  # what nobody may overlook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredParameter:
+    """Where a parameter of the module lies, and how it was changed on the way (see `vjepa2.export.trace`)."""
+
+    file: str
+    offset: int  # bytes
+    shape: tuple[int, ...]  # as stored
+    dtype: str
+    transform: Transform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphInfo:
+    """A graph of the bundle."""
+
+    nodes: int
+    simplified: str  # what onnxsim did, or why its result was not kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """A file as export wrote it."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityVerdict:
+    """The worst figures of one graph over the clips that export tried, against PyTorch float32."""
+
+    clips: int
+    embedding_cosine: float
+    token_cosine: float
+    relative_max: float  # max |difference| / max |reference|
+    probe_cosine: float  # embedding of the same frames shuffled; must be clearly below 1
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything that is needed to trust and to run a bundle."""
+
+    schema: int = SCHEMA
+    model: ModelSpec
+    clip: ClipSpec
+    head: Head
+    classes: int | None
+    labels: tuple[str, ...] | None
+    batch: Batch
+    precision: Precision
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    preprocessing: Preprocessing
+    source: Source
+    graphs: dict[str, GraphInfo]
+    parameters: dict[str, StoredParameter]
+    parity: dict[str, ParityVerdict]
+    tools: dict[str, str]  # name -> version
+    files: dict[str, FileInfo]
+
+    @property
+    def graph_input(self) -> str:
+        """The graph's input: `frames` or `pixel_values_videos`."""
+        return self.inputs[0].name
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The canonical JSON of `manifest`, closed by the hash of what precedes it."""
+    record = asdict(manifest)
+    body = _canonical(record)
+    return _canonical({**record, "self_sha256": hashlib.sha256(body).hexdigest()})
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Read what `encode_manifest` wrote; anything else is a `BundleError`."""
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"manifest.json is not JSON ({error}); export the bundle again") from error
+    if not isinstance(record, dict) or "self_sha256" not in record:
+        raise BundleError("manifest.json lacks self_sha256; it was not written by vjepa2 export")
+    record.pop("self_sha256")
+    if record.get("schema") != SCHEMA:
+        raise BundleError(
+            f"manifest.json has schema {record.get('schema')!r}; this version reads {SCHEMA}: export again"
+        )
+    manifest = read_record(Manifest, record, "manifest")
+    if encode_manifest(manifest) != data:
+        raise BundleError("manifest.json is not what export wrote (its self_sha256 or form differs); export again")
+    return manifest
+
+
+def _canonical(record: dict[str, object]) -> bytes:
+    return (json.dumps(record, indent=1, allow_nan=False, ensure_ascii=True) + "\n").encode()

@@ -1,0 +1,71 @@
+"""How does JSON become one of our frozen dataclasses: exactly, or not at all."""
+
+import types
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from vjepa2.errors import BundleError
+
+_Record = TypeVar("_Record")
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def read_record(kind: type[_Record], value: object, where: str) -> _Record:
+    """Build `kind` from parsed JSON; unknown or missing keys and wrong types are a `BundleError` naming `where`."""
+    if not isinstance(value, dict):
+        raise BundleError(f"{where} is {_show(value)}; it must be an object")
+    hints = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(set(value) - set(names))
+    missing = [name for name in names if name not in value]
+    if unknown or missing:
+        raise BundleError(f"{where} has unknown keys {unknown} and lacks {missing}; it must have exactly {names}")
+    return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names})
+
+
+def _read(hint: Any, value: object, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if is_dataclass(hint):
+        return read_record(hint, value, where)  # type: ignore[arg-type]
+    if origin is Literal and value in arguments and type(value) in {type(choice) for choice in arguments}:
+        return value
+    if origin in (Union, types.UnionType):
+        return _read_union(arguments, value, where)
+    if origin is tuple and isinstance(value, list):
+        return _read_tuple(arguments, value, where)
+    if origin is dict and isinstance(value, dict):
+        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint in _PLAIN and type(value) is hint:
+        return value
+    raise BundleError(f"{where} is {_show(value)}; it must be {_name(hint)}")
+
+
+def _read_union(choices: tuple[Any, ...], value: object, where: str) -> Any:
+    for choice in choices:
+        try:
+            return _read(choice, value, where)
+        except BundleError as error:
+            last = error
+    if isinstance(value, dict):
+        raise last
+    raise BundleError(f"{where} is {_show(value)}; it must be {' or '.join(map(_name, choices))}")
+
+
+def _read_tuple(hints: tuple[Any, ...], values: list[object], where: str) -> tuple[Any, ...]:
+    if hints[-1] is Ellipsis:
+        hints = (hints[0],) * len(values)
+    if len(hints) != len(values):
+        raise BundleError(f"{where} has {len(values)} items; it must have {len(hints)}")
+    pairs = enumerate(zip(hints, values, strict=True))
+    return tuple(_read(hint, value, f"{where}[{index}]") for index, (hint, value) in pairs)
+
+
+def _name(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

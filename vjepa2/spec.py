@@ -1,0 +1,122 @@
+"""What is an encoder and what does it take: integers, and what follows from them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vjepa2.errors import SpecError
+
+# Statistics of ImageNet's RGB pixels scaled to [0, 1]; every released encoder was trained with them.
+RGB_MEAN = (0.485, 0.456, 0.406)
+RGB_STD = (0.229, 0.224, 0.225)
+
+# How tokens learn where they are: V-JEPA 2's tiled rotary tables, 2.1's interleaved ones, or an added table.
+Positions = Literal["tiled", "interleaved", "sincos"]
+Head = Literal["embedding", "classifier"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSpec:
+    """The clip that an encoder takes: `frames` RGB images of `height` x `width` pixels."""
+
+    frames: int
+    height: int  # pixels
+    width: int  # pixels
+    tubelet: int = 2  # frames per token
+    patch: int = 16  # pixels per token side
+
+    def __post_init__(self) -> None:
+        """Raise `SpecError` unless every side is a positive multiple of its step."""
+        if self.tubelet <= 0 or self.patch <= 0:
+            raise SpecError(f"tubelet is {self.tubelet} and patch is {self.patch}; both must be positive")
+        sides = (
+            ("frames", self.frames, self.tubelet),
+            ("height", self.height, self.patch),
+            ("width", self.width, self.patch),
+        )
+        for field, size, step in sides:
+            if size <= 0 or size % step:
+                raise SpecError(f"{field} is {size}; it must be a positive multiple of {step}")
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens along time, height and width."""
+        return self.frames // self.tubelet, self.height // self.patch, self.width // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per clip: 2048 for 16 frames of 256 x 256."""
+        time, rows, columns = self.grid
+        return time * rows * columns
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers that one token is made of: 1536 for RGB tubelets of 2 x 16 x 16."""
+        return 3 * self.tubelet * self.patch * self.patch
+
+    def shape(self, batch: int = 1) -> tuple[int, int, int, int, int]:
+        """Shape of `clips_BTCHW`, the encoder's input."""
+        return batch, self.frames, 3, self.height, self.width
+
+    def frames_shape(self, batch: int = 1) -> tuple[int, int, int, int, int]:
+        """Shape of `frames_BTHWC`, uint8 pixels."""
+        return batch, self.frames, self.height, self.width, 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """An encoder as integers; `clip` is the clip it was trained with."""
+
+    name: str
+    family: str
+    dim: int  # channels per token
+    depth: int  # blocks
+    heads: int
+    mlp_dim: int  # channels inside the MLP
+    positions: Positions = "tiled"
+    clip: ClipSpec = ClipSpec(frames=64, height=256, width=256)
+
+    def __post_init__(self) -> None:
+        """Raise `SpecError` for counts below one and for heads that do not divide the width evenly."""
+        for field in ("dim", "depth", "heads", "mlp_dim"):
+            if getattr(self, field) < 1:
+                raise SpecError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        if self.dim % self.heads:
+            raise SpecError(f"dim is {self.dim}; it must be a multiple of heads, {self.heads}")
+        if self.positions != "sincos" and (self.head_dim % 2 or self.head_dim < 6):
+            raise SpecError(f"head_dim is {self.head_dim}; rotary positions need an even one of at least 6")
+
+    @property
+    def head_dim(self) -> int:
+        """Channels per head."""
+        return self.dim // self.heads
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of one block: attention, MLP and two LayerNorms."""
+        attention = 4 * self.dim**2 + 4 * self.dim
+        mlp = 2 * self.dim * self.mlp_dim + self.mlp_dim + self.dim
+        return attention + mlp + 4 * self.dim
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the encoder: 303,885,312 for ViT-L."""
+        patches = self.dim * (self.clip.patch_values + 1)
+        return patches + self.depth * self.block_parameters + 2 * self.dim
+
+    def flops(self, clip: ClipSpec | None = None) -> int:
+        """Floating-point operations of one clip, two a multiply-add, MatMuls only; ViT-L at 16 frames: 1.656e12."""
+        clip = clip or self.clip
+        linear = 4 * self.dim**2 + 2 * self.dim * self.mlp_dim
+        weights = self.depth * linear + clip.patch_values * self.dim
+        return 2 * clip.tokens * weights + 4 * self.depth * clip.tokens**2 * self.dim
+
+    def activation_bytes(self, clip: ClipSpec | None = None, batch: int = 1) -> int:
+        """Peak float32 bytes that one block holds in PyTorch with fused attention, beside weights and input.
+
+        Attention: residual, normed, packed qkv, and three q-and-k sized operands of the rotation.
+        MLP: residual, normed, and its inner width before and after GELU.
+        """
+        clip = clip or self.clip
+        attention = (5 + 6 * (self.positions != "sincos")) * self.dim
+        mlp = 2 * self.dim + 2 * self.mlp_dim
+        return 4 * batch * clip.tokens * max(attention, mlp)
