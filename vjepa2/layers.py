@@ -129,11 +129,11 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and MLP, both added to the residual stream."""
 
-    def __init__(self, dim: int, heads: int, mlp_dim: int) -> None:
+    def __init__(self, dim: int, heads: int, mlp_dim: int, eps: float = LAYER_NORM_EPS) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, mlp_dim)
 
     def forward(self, x_BND: Tensor, rotary: RotaryTable | None = None) -> Tensor:
