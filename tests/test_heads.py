@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from numpy_family import linear, pooler, state_of, under
+from tests.numpy_family import linear, pooler, state_of, under
 
 from vjepa2.encoder import Encoder
 from vjepa2.errors import SpecError
