@@ -111,12 +111,14 @@ class ModelSpec:
         return 2 * clip.tokens * weights + 4 * self.depth * clip.tokens**2 * self.dim
 
     def activation_bytes(self, clip: ClipSpec | None = None, batch: int = 1) -> int:
-        """Peak float32 bytes that one block holds in PyTorch with fused attention, beside weights and input.
+        """Peak float32 bytes that a call holds in PyTorch, beside weights and input, with fused attention.
 
-        Attention: residual, normed, packed qkv, and three q-and-k sized operands of the rotation.
-        MLP: residual, normed, and its inner width before and after GELU.
+        Patches: the clip twice in the convolution's order, and its output. A block holds embedded patches, residual
+        before and after, and a normed copy; attention beside it the packed qkv and, of q and k each, the rotation's two
+        products, swapped operand and sum; the MLP its inner width before and after GELU.
         """
         clip = clip or self.clip
-        attention = (5 + 6 * (self.positions != "sincos")) * self.dim
-        mlp = 2 * self.dim + 2 * self.mlp_dim
-        return 4 * batch * clip.tokens * max(attention, mlp)
+        patches = 2 * clip.patch_values + self.dim
+        attention = (3 + 3 + (2 if self.positions == "sincos" else 8)) * self.dim
+        mlp = 4 * self.dim + 2 * self.mlp_dim
+        return 4 * batch * clip.tokens * max(patches, attention, mlp)
