@@ -3,7 +3,8 @@
 Axes: B batch, N tokens, D channels of a token, M queries, A heads, K channels per head.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,33 @@ from torch import nn
 
 Array = npt.NDArray[np.float64]
 State = Mapping[str, Array]
+DTYPES = [torch.float32, torch.float64]
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Models that are made inside have parameters and tables of `dtype`."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def sharpen(module: nn.Module) -> None:
+    """Make queries and keys as large as they are at width 1024, so that mistakes in attention show."""
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            if name.endswith("attn.qkv.weight"):
+                value[: 2 * value.shape[1]] *= (1024 / value.shape[1]) ** 0.5
+
+
+def assert_same(got: torch.Tensor, must: Array) -> None:
+    """Both in float64: within 1e-9; in float32: within 1e-5, relative to what is larger than one."""
+    assert got.shape == must.shape
+    limit = 1e-9 if got.dtype == torch.float64 else 1e-5 * max(1.0, float(np.abs(must).max()))
+    assert float(np.abs(got.double().numpy() - must).max()) <= limit
 
 
 def state_of(module: nn.Module) -> State:
@@ -54,13 +82,15 @@ def softmax(x: Array) -> Array:
     return out
 
 
-def attend(q_BMD: Array, k_BND: Array, v_BND: Array, heads: int) -> Array:
-    """Head by head."""
+def attend(q_BMD: Array, k_BND: Array, v_BND: Array, heads: int, mask_MN: Array | None = None) -> Array:
+    """Head by head; `mask_MN` is added to the scores."""
     size = q_BMD.shape[-1] // heads
     mixed = []
     for head in range(heads):
         part = slice(head * size, (head + 1) * size)
         scores_BMN = q_BMD[..., part] @ k_BND[..., part].swapaxes(1, 2) / np.sqrt(size)
+        if mask_MN is not None:
+            scores_BMN = scores_BMN + mask_MN
         mixed.append(softmax(scores_BMN) @ v_BND[..., part])
     return np.concatenate(mixed, axis=-1)
 
@@ -83,3 +113,83 @@ def pooler(state: State, tokens_BND: Array, heads: int, eps: float = 1e-5) -> Ar
     kv = linear(cross, "xattn.kv", layer_norm(cross, "norm1", tokens_BND, eps))
     queries = queries + attend(linear(cross, "xattn.q", queries), kv[..., :dim], kv[..., dim:], heads)
     return queries + mlp(cross, "mlp", layer_norm(cross, "norm2", queries, eps))
+
+
+def turn(x_BND: Array, places_N3: Array, heads: int, layout: str) -> Array:
+    """Rotary positions, channel by channel: each of time, row and column has its block in every head."""
+    size = x_BND.shape[-1] // heads
+    pairs = size // 3 // 2
+    out_BND = x_BND.copy()
+    for head in range(heads):
+        for axis in range(3):
+            for channel in range(2 * pairs):
+                step = channel % pairs if layout == "tiled" else channel // 2
+                angle_N = places_N3[..., axis] / 10_000 ** (step / pairs)
+                here = head * size + axis * 2 * pairs + channel
+                there, sign = (here + 1, -1) if channel % 2 == 0 else (here - 1, 1)
+                out_BND[..., here] = x_BND[..., here] * np.cos(angle_N) + sign * x_BND[..., there] * np.sin(angle_N)
+    return out_BND
+
+
+def rotary_block(state: State, x: Array, places_N3: Array, heads: int, layout: str, mask: Array | None = None) -> Array:
+    dim = x.shape[-1]
+    qkv = linear(state, "attn.qkv", layer_norm(state, "norm1", x, 1e-6))
+    q, k = (turn(qkv[..., part * dim : (part + 1) * dim], places_N3, heads, layout) for part in (0, 1))
+    x = x + linear(state, "attn.proj", attend(q, k, qkv[..., 2 * dim :], heads, mask))
+    return x + mlp(state, "mlp", layer_norm(state, "norm2", x, 1e-6))
+
+
+def places(ids: npt.NDArray[np.int64], rows: int, columns: int, side: int | None = None) -> Array:
+    """Time, row and column of tokens by number; rows and columns rescaled to 0 .. side - 1."""
+    row, column = (ids % (rows * columns) // columns).astype(float), (ids % columns).astype(float)
+    if side is not None:
+        row = row * (side - 1) / (rows - 1) if rows > 1 else row
+        column = column * (side - 1) / (columns - 1) if columns > 1 else column
+    return np.stack([(ids // (rows * columns)).astype(float), row, column], axis=-1)
+
+
+def patches(state: State, name: str, clips_BTCHW: Array) -> Array:
+    """Tokens, one by one: a tubelet's pixels times the projection."""
+    weight = state[f"{name}.proj.weight"]
+    tubelet, patch = weight.shape[2], weight.shape[3]
+    _, frames, _, height, width = clips_BTCHW.shape
+    tokens = [
+        np.einsum(
+            "btcyx,dctyx->bd",
+            clips_BTCHW[:, t : t + tubelet, :, y : y + patch, x : x + patch],
+            weight,
+        )
+        for t in range(0, frames, tubelet)
+        for y in range(0, height, patch)
+        for x in range(0, width, patch)
+    ]
+    return np.stack(tokens, axis=1) + state[f"{name}.proj.bias"]
+
+
+def encoder(
+    state: State,
+    clips_BTCHW: Array,
+    *,
+    heads: int,
+    version: str = "2.1",
+    layers: list[int],
+    ids_BK: npt.NDArray[np.int64] | None = None,
+) -> list[Array]:
+    """Normed tokens after each of `layers`; `layers` of version 2.1 must be its levels."""
+    image = version == "2.1" and clips_BTCHW.shape[1] == 1
+    x = patches(state, "patch_embed_img" if image else "patch_embed", clips_BTCHW)
+    if version == "2.1":
+        x = x + state["img_mod_embed" if image else "video_mod_embed"]
+    ids = np.broadcast_to(np.arange(x.shape[1]), x.shape[:2])
+    if ids_BK is not None:
+        x, ids = np.stack([x[row, kept] for row, kept in enumerate(ids_BK)]), ids_BK
+    rows, columns = clips_BTCHW.shape[3] // 16, clips_BTCHW.shape[4] // 16
+    where = places(ids, rows, columns, 16 if version == "2.1" else None)
+    layout = "interleaved" if version == "2.1" else "tiled"
+    normed = []
+    for block in range(max(layers) + 1):
+        x = rotary_block(under(state, f"blocks.{block}."), x, where, heads, layout)
+        if block in layers:
+            name = f"norms_block.{layers.index(block)}" if version == "2.1" else "norm"
+            normed.append(layer_norm(state, name, x, 1e-6))
+    return normed

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from tests.numpy_family import linear, pooler, state_of, under
 
+from tests.numpy_family import linear, pooler, state_of, under
 from vjepa2.encoder import Encoder
 from vjepa2.errors import SpecError
 from vjepa2.heads import AttentivePooler, VideoClassifier

@@ -5,6 +5,7 @@ Q = 2A heads of q and k together.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ LAYER_NORM_EPS = 1e-6
 
 # (qk_BNQK, v_BND) -> mixed_BND: softmax(q k^T / sqrt(K)) v for every head.
 AttentionCore = Callable[[Tensor, Tensor], Tensor]
+
+# qk_BNQK -> qk_BNQK, turned by each token's place
+Rotary = Callable[[Tensor], Tensor]
 
 
 class PatchEmbed(nn.Module):
@@ -60,25 +64,34 @@ class AddedTable(FixedTables):
 
 
 class RotaryTable(FixedTables):
-    """Turns q and k by their token's place."""
+    """Turns q and k by their token's place, of all tokens in order or, through `at`, of some."""
 
     cos_N1K: Tensor
     sin_N1K: Tensor
     swap_K: Tensor
 
-    def __init__(self, clip: ClipSpec, head_dim: int, layout: RotaryLayout) -> None:
+    def __init__(self, clip: ClipSpec, head_dim: int, layout: RotaryLayout, side: int | None = None) -> None:
         super().__init__()
-        cos_NK, sin_NK = rotary_tables(clip.grid, head_dim, layout)
+        cos_NK, sin_NK = rotary_tables(clip.grid, head_dim, layout, side)
         swap_K = torch.from_numpy(np.arange(head_dim) ^ 1)
         self.register_buffer("cos_N1K", cos_NK[:, None], persistent=False)
         self.register_buffer("sin_N1K", sin_NK[:, None], persistent=False)
         self.register_buffer("swap_K", swap_K, persistent=False)
 
     def forward(self, qk_BNQK: Tensor) -> Tensor:
-        """The turned q and k, computed in float32 and returned in the dtype they came in."""
-        x_BNQK = qk_BNQK.float()
-        swapped_BNQK = x_BNQK.index_select(-1, self.swap_K)
-        return (x_BNQK * self.cos_N1K + swapped_BNQK * self.sin_N1K).to(qk_BNQK.dtype)
+        """The turned q and k, computed in the tables' dtype and returned in the one they came in."""
+        return _turn(qk_BNQK, self.cos_N1K, self.sin_N1K, self.swap_K)
+
+    def at(self, ids_BN: Tensor) -> Rotary:
+        """The same for tokens whose places are `ids_BN`, int64 in any order; the rows are looked up once."""
+        cos_BN1K, sin_BN1K = self.cos_N1K[ids_BN], self.sin_N1K[ids_BN]
+        return partial(_turn, cos_N1K=cos_BN1K, sin_N1K=sin_BN1K, swap_K=self.swap_K)
+
+
+def _turn(qk_BNQK: Tensor, cos_N1K: Tensor, sin_N1K: Tensor, swap_K: Tensor) -> Tensor:
+    x_BNQK = qk_BNQK.to(cos_N1K.dtype)
+    swapped_BNQK = x_BNQK.index_select(-1, swap_K)
+    return (x_BNQK * cos_N1K + swapped_BNQK * sin_N1K).to(qk_BNQK.dtype)
 
 
 def attend(qk_BNQK: Tensor, v_BND: Tensor) -> Tensor:
@@ -101,7 +114,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.core = attend
 
-    def forward(self, x_BND: Tensor, rotary: RotaryTable | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, rotary: Rotary | None = None) -> Tensor:
         """Mixed tokens `[B, N, D]`; without `rotary` attention does not know places."""
         dim = x_BND.shape[-1]
         qk_BNC, v_BND = self.qkv(x_BND).split((2 * dim, dim), dim=-1)
@@ -136,7 +149,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, mlp_dim)
 
-    def forward(self, x_BND: Tensor, rotary: RotaryTable | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, rotary: Rotary | None = None) -> Tensor:
         """The residual stream after this block."""
         x_BND = x_BND + self.attn(self.norm1(x_BND), rotary)
         out_BND: Tensor = x_BND + self.mlp(self.norm2(x_BND))
