@@ -193,3 +193,64 @@ def encoder(
             name = f"norms_block.{layers.index(block)}" if version == "2.1" else "norm"
             normed.append(layer_norm(state, name, x, 1e-6))
     return normed
+
+
+def predictor(
+    state: State,
+    tokens_BKD: Array,
+    context_ids_BK: npt.NDArray[np.int64],
+    target_ids_BL: npt.NDArray[np.int64],
+    *,
+    heads: int,
+    grid: tuple[int, int],
+    version: str = "2",
+    side: int | None = None,
+    modality: str = "video_mod_embed",
+    mask_index: int = 1,
+) -> tuple[Array, Array | None]:
+    """Predicted tokens at the targets and, of version 2.1, at the context."""
+    if "predictor_embed.weight" in state:
+        x = linear(state, "predictor_embed", tokens_BKD)
+    else:
+        x = linear(state, "predictor_embed.2", gelu(linear(state, "predictor_embed.0", tokens_BKD)))
+    masks = np.tile(state[f"mask_tokens.{mask_index}"], (*target_ids_BL.shape, 1))
+    x = np.concatenate([x, masks], axis=1)
+    if version == "2.1":
+        x = x + state[modality]
+    where = places(np.concatenate([context_ids_BK, target_ids_BL], axis=1), *grid, side)
+    for block in range(sum(name.endswith("norm1.weight") for name in state)):
+        layout = "tiled" if version == "2" else "interleaved"
+        x = rotary_block(under(state, f"predictor_blocks.{block}."), x, where, heads, layout)
+    x = layer_norm(state, "predictor_norm", x, 1e-6)
+    count = tokens_BKD.shape[1]
+    context = linear(state, "predictor_proj_context", x[:, :count]) if version == "2.1" else None
+    return linear(state, "predictor_proj", x[:, count:]), context
+
+
+def action_predictor(
+    state: State, tokens_BND: Array, actions_BSC: Array, states_BSC: Array, *, heads: int, grid: tuple[int, int]
+) -> Array:
+    """One sequence of action, state and image after the other; a step sees no later one."""
+    each = grid[0] * grid[1]
+    sequence, where, step_of, is_image = [], [], [], []
+    for step in range(actions_BSC.shape[1]):
+        image = linear(state, "predictor_embed", tokens_BND[:, step * each : (step + 1) * each])
+        sequence += [
+            linear(state, "action_encoder", actions_BSC[:, step : step + 1]),
+            linear(state, "state_encoder", states_BSC[:, step : step + 1]),
+            image,
+        ]
+        where += [
+            [[step, 0, 0]],
+            [[step, 0, 0]],
+            [[step, row, col] for row in range(grid[0]) for col in range(grid[1])],
+        ]
+        step_of += [step] * (each + 2)
+        is_image += [False, False] + [True] * each
+    x = np.concatenate(sequence, axis=1)
+    steps = np.array(step_of)
+    mask = np.where(steps[:, None] >= steps[None], 0.0, -np.inf)
+    where_M3 = np.concatenate(where).astype(float)
+    for block in range(sum(name.endswith("norm1.weight") for name in state)):
+        x = rotary_block(under(state, f"predictor_blocks.{block}."), x, where_M3, heads, "tiled", mask)
+    return linear(state, "predictor_proj", layer_norm(state, "predictor_norm", x[:, np.array(is_image)], 1e-6))

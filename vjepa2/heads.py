@@ -1,8 +1,10 @@
 """What stands on the encoder: classifiers of videos and of images.
 
-Axes: B batch, T frames, C colours, H, W pixels, N tokens, D channels of a token, M queries, L classes,
-A heads, K channels per head.
+Axes: B batch, V views, S segments, T frames, C colours, H, W pixels, N tokens, D channels of a token, M queries,
+L classes, A heads, K channels per head.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -86,18 +88,37 @@ class AttentivePooler(nn.Module):
 class VideoClassifier(nn.Module):
     """Encoder, attentive pooler, one linear layer."""
 
-    def __init__(self, encoder: Encoder, classes: int, *, heads: int = PROBE_HEADS, eps: float = PROBE_EPS) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        classes: int,
+        *,
+        heads: int = PROBE_HEADS,
+        eps: float = PROBE_EPS,
+        layers: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.layers = tuple(layers) or (encoder.spec.depth - 1,)
         self.pooler = AttentivePooler(encoder.spec.dim, heads, eps=eps)
         self.linear = nn.Linear(encoder.spec.dim, classes)
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
         """Logits `[B, L]` of normalised clips."""
-        return self.classify(self.encoder(clips_BTCHW))
+        return self.classify(self.encode_segments(clips_BTCHW[:, None]))
+
+    def score(self, clips_BVSTCHW: Tensor) -> Tensor:
+        """Probabilities `[B, L]` of videos: of each view all segments at once, averaged over the views."""
+        views = [self.classify(self.encode_segments(clips)).softmax(-1) for clips in clips_BVSTCHW.unbind(1)]
+        return torch.stack(views).mean(dim=0)
+
+    def encode_segments(self, clips_BSTCHW: Tensor) -> Tensor:
+        """What the pooler takes, `[B, N, D]`: the tokens of every segment after every one of `layers`."""
+        given = self.encoder.encode_layers(clips_BSTCHW.flatten(0, 1), self.layers)
+        return torch.cat(given, dim=1).reshape(len(clips_BSTCHW), -1, self.encoder.spec.dim)
 
     def classify(self, tokens_BND: Tensor) -> Tensor:
-        """Logits `[B, L]` of the tokens of one clip, or of several concatenated along N."""
+        """Logits `[B, L]` of tokens, as `encode_segments` gives them."""
         logits_BL: Tensor = self.linear(self.pooler(tokens_BND)[:, 0])
         return logits_BL
 

@@ -17,8 +17,8 @@ from vjepa2.spec import ClipSpec
 
 LAYER_NORM_EPS = 1e-6
 
-# (qk_BNQK, v_BND) -> mixed_BND: softmax(q k^T / sqrt(K)) v for every head.
-AttentionCore = Callable[[Tensor, Tensor], Tensor]
+# (qk_BNQK, v_BND) -> mixed_BND: softmax(q k^T / sqrt(K)) v for every head; of masked blocks (qk_BNQK, v_BND, mask_NN).
+AttentionCore = Callable[..., Tensor]
 
 # qk_BNQK -> qk_BNQK, turned by each token's place
 Rotary = Callable[[Tensor], Tensor]
@@ -94,16 +94,16 @@ def _turn(qk_BNQK: Tensor, cos_N1K: Tensor, sin_N1K: Tensor, swap_K: Tensor) -> 
     return (x_BNQK * cos_N1K + swapped_BNQK * sin_N1K).to(qk_BNQK.dtype)
 
 
-def attend(qk_BNQK: Tensor, v_BND: Tensor) -> Tensor:
-    """Attention by PyTorch's fused kernel."""
+def attend(qk_BNQK: Tensor, v_BND: Tensor, mask_NN: Tensor | None = None) -> Tensor:
+    """Attention by PyTorch's fused kernel; `mask_NN` is True where the row's token sees the column's."""
     q_BNAK, k_BNAK = qk_BNQK.chunk(2, dim=2)
     v_BNAK = v_BND.view(q_BNAK.shape)
     q_BANK, k_BANK, v_BANK = (x.transpose(1, 2) for x in (q_BNAK, k_BNAK, v_BNAK))
-    return F.scaled_dot_product_attention(q_BANK, k_BANK, v_BANK).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(q_BANK, k_BANK, v_BANK, attn_mask=mask_NN).transpose(1, 2).flatten(2)
 
 
 class Attention(nn.Module):
-    """Every token looks at every token. `core` is swapped when a graph is traced."""
+    """Every token looks at every token, or at those a mask leaves it. `core` is swapped when a graph is traced."""
 
     core: AttentionCore
 
@@ -114,14 +114,15 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.core = attend
 
-    def forward(self, x_BND: Tensor, rotary: Rotary | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, rotary: Rotary | None = None, mask_NN: Tensor | None = None) -> Tensor:
         """Mixed tokens `[B, N, D]`; without `rotary` attention does not know places."""
         dim = x_BND.shape[-1]
         qk_BNC, v_BND = self.qkv(x_BND).split((2 * dim, dim), dim=-1)
         qk_BNQK = qk_BNC.unflatten(-1, (2 * self.heads, dim // self.heads))
         if rotary is not None:
             qk_BNQK = rotary(qk_BNQK)
-        mixed_BND: Tensor = self.proj(self.core(qk_BNQK, v_BND))
+        mask = () if mask_NN is None else (mask_NN,)
+        mixed_BND: Tensor = self.proj(self.core(qk_BNQK, v_BND, *mask))
         return mixed_BND
 
 
@@ -149,9 +150,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, mlp_dim)
 
-    def forward(self, x_BND: Tensor, rotary: Rotary | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, rotary: Rotary | None = None, mask_NN: Tensor | None = None) -> Tensor:
         """The residual stream after this block."""
-        x_BND = x_BND + self.attn(self.norm1(x_BND), rotary)
+        x_BND = x_BND + self.attn(self.norm1(x_BND), rotary, mask_NN)
         out_BND: Tensor = x_BND + self.mlp(self.norm2(x_BND))
         return out_BND
 

@@ -105,10 +105,8 @@ class ModelSpec:
 
     @property
     def block_parameters(self) -> int:
-        """Parameters of one block: attention, MLP and two LayerNorms."""
-        attention = 4 * self.dim**2 + 4 * self.dim
-        mlp = 2 * self.dim * self.mlp_dim + self.mlp_dim + self.dim
-        return attention + mlp + 4 * self.dim
+        """Parameters of one block."""
+        return count_block(self.dim, self.mlp_dim)
 
     @property
     def parameters(self) -> int:
@@ -137,3 +135,10 @@ class ModelSpec:
         attention = (3 + 3 + (2 if self.positions == "sincos" else 8)) * self.dim
         mlp = 4 * self.dim + 2 * self.mlp_dim
         return 4 * batch * clip.tokens * max(patches, attention, mlp)
+
+
+def count_block(dim: int, mlp_dim: int) -> int:
+    """Parameters of one block: attention, MLP and two LayerNorms."""
+    attention = 4 * dim**2 + 4 * dim
+    mlp = 2 * dim * mlp_dim + mlp_dim + dim
+    return attention + mlp + 4 * dim
