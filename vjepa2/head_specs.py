@@ -72,19 +72,25 @@ class ActionSpec:
 class ProbeSpec:
     """An attentive probe, and how its makers looked at a video with it."""
 
-    classes: tuple[int, ...]  # one count a query: (174,), or verbs, nouns and actions
+    queries: int = 1  # and as many linear layers
+    classes: tuple[int, ...] = ()  # of each linear layer; (): the checkpoint says
     heads: int = 16  # of every released probe, on ViT-g too, whose encoder has 22
     eps: float = 1e-5
     layers: tuple[int, ...] = ()  # encoder blocks whose tokens it takes; (): the last alone
     segments: int = 1  # clips of a video whose tokens are concatenated
     views: int = 1  # crops of a video whose scores are averaged
-    frame_step: int = 1  # frames of the video from one to the next of a clip
+    frame_step: int | None = None  # frames of the video from one to the next of a clip
+    frames_per_second: int | None = None  # or how many there are in a second
 
-    def parameters(self, dim: int) -> int:
+    def parameters(self, dim: int, classes: tuple[int, ...]) -> int:
         """Parameters of the probe on an encoder of `dim` channels: 49,514,670 for 174 classes on ViT-L."""
+        if len(classes) != self.queries:
+            raise SpecError(
+                f"there are {len(classes)} counts of classes; a probe of {self.queries} queries has as many"
+            )
         cross = count_block(dim, 4 * dim) - dim * dim - dim  # it has no projection
-        pooler = 3 * count_block(dim, 4 * dim) + cross + len(self.classes) * dim
-        return pooler + sum((dim + 1) * classes for classes in self.classes)
+        pooler = 3 * count_block(dim, 4 * dim) + cross + self.queries * dim
+        return pooler + sum((dim + 1) * count for count in classes)
 
 
 def _check(spec: PredictorSpec | ActionSpec, *counts: str) -> None:
