@@ -160,7 +160,7 @@ def test_what_is_not_a_folder_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_a_bundle_is_not_written_over(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").touch()
-    with pytest.raises(BundleError, match="photos exists and is not a bundle .*; choose another folder"):
+    with pytest.raises(BundleError, match=r"photos exists and is not a bundle .*; choose another folder"):
         write_something(tmp_path / "photos", manifest_of(exported))
     assert [entry.name for entry in tmp_path.rglob("*")] == ["photos", "holiday.jpg"]
 
@@ -185,9 +185,14 @@ def test_an_earlier_bundle_is_exchanged(
 
 def test_an_error_leaves_nothing_behind(exported: Path, bundle_copy: Path) -> None:
     before = (bundle_copy / MANIFEST).read_bytes()
-    with pytest.raises(RuntimeError), Bundle.create(bundle_copy) as draft:
-        (draft.path / WEIGHTS).touch()
-        raise RuntimeError
+
+    def fail_halfway() -> None:
+        with Bundle.create(bundle_copy) as draft:
+            (draft.path / WEIGHTS).touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert (bundle_copy / MANIFEST).read_bytes() == before
     assert [entry.name for entry in bundle_copy.parent.iterdir()] == ["bundle"]
 
@@ -226,7 +231,7 @@ write_something(Path({str(tmp_path / "bundle")!r}), manifest_of(Path({str(export
 
 def test_a_place_that_cannot_be_written_is_refused(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(BundleError, match="cannot be written: .*; choose a folder that can be written"):
+    with pytest.raises(BundleError, match=r"cannot be written: .*; choose a folder that can be written"):
         write_something(tmp_path / "file" / "bundle", manifest_of(exported))
     with pytest.raises(BundleError, match="cannot be written"):
         write_something(Path("/proc/bundle"), manifest_of(exported))

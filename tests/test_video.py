@@ -27,7 +27,8 @@ def test_frames_are_taken_evenly(name: str, write_video: Writer, scene: FramesAr
     file = write_video(scene, name)
     assert count_frames(file) == 24
     frames = read_frames(file, 8)
-    assert (frames.shape, frames.dtype) == ((8, 120, 160, 3), np.uint8)
+    assert frames.shape == (8, 120, 160, 3)
+    assert frames.dtype == np.uint8
     assert [closest(frame, scene) for frame in frames] == [0, 3, 6, 9, 12, 15, 18, 21]
 
 
@@ -84,7 +85,7 @@ def test_sound_alone_is_refused(tmp_path: Path) -> None:
         sound.sample_rate = 8000
         container.mux(stream.encode(sound))
         container.mux(stream.encode())
-    with pytest.raises(VideoError, match="sound.wav has no video stream; it holds audio"):
+    with pytest.raises(VideoError, match=r"sound.wav has no video stream; it holds audio"):
         read_frames(file, 2)
 
 
@@ -93,7 +94,7 @@ def test_sound_alone_is_refused(tmp_path: Path) -> None:
 def test_a_truncated_file_is_refused(name: str, part: float, write_video: Writer, scene: FramesArray) -> None:
     file = write_video(scene, name)
     os.truncate(file, int(file.stat().st_size * part))
-    with pytest.raises(VideoError, match="truncated or damaged|not a video that can be read"):
+    with pytest.raises(VideoError, match=r"truncated or damaged|not a video that can be read"):
         read_frames(file, 4)
 
 
