@@ -5,7 +5,7 @@ MODEL   ?= vitl
 WEIGHTS ?= random
 FRAMES  ?= 16
 SIZE    ?=
-OUT     ?= artifacts/$(MODEL)-$(FRAMES)x$(or $(SIZE),256)-fp32
+OUT     ?= artifacts/$(MODEL)-$(FRAMES)x$(or $(SIZE),$(if $(findstring 384,$(MODEL)),384,256))-fp32
 VIDEO   ?= examples/moving-scene.mp4
 CLIPS   ?=
 
