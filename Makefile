@@ -5,7 +5,7 @@ MODEL   ?= vitl
 WEIGHTS ?= random
 FRAMES  ?= 16
 SIZE    ?=
-OUT     ?= artifacts/$(MODEL)-$(FRAMES)x$(or $(SIZE),256)-fp32
+OUT     ?= artifacts/$(MODEL)-$(FRAMES)x$(or $(SIZE),$(if $(findstring 384,$(MODEL)),384,256))-fp32
 VIDEO   ?= examples/moving-scene.mp4
 CLIPS   ?=
 
@@ -18,7 +18,7 @@ endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export test test-full test-edge check format lint bench-arena prove-giant clean
+.PHONY: help install export edge test test-full check format lint bench-arena prove-giant clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,22 +37,42 @@ export: install  ## export MODEL with WEIGHTS, prove it, compile it if there is 
 	@echo 'bundle: $(OUT)   embedding of $(VIDEO): $(OUT).npy'
 	@test '$(WEIGHTS)' != random || echo 'These weights are random and the embedding means nothing. Trained ones: make export WEIGHTS=facebook/vjepa2-vitl-fpc64-256'
 
-test: install  ## the tests, without those of full-size models
+# The edge is Python 3.10 without torch, as on JetPack 6. Where there is none, tests/test_edge.py says so and skips.
+PYTHON310 ?= $(shell python3.10 -c 'import sys; print(sys.executable)' 2>/dev/null || ls "$$(pyenv prefix $$(pyenv latest 3.10))/bin/python" 2>/dev/null)
+EDGE := .venv-edge/bin
+
+edge:  ## .venv-edge: Python 3.10 with the runtime and nothing that exports, tried bare first
+ifneq ($(PYTHON310),)
+	test -x $(EDGE)/vjepa2 || { $(PYTHON310) -m venv .venv-edge && $(EDGE)/python -m pip install --quiet . && \
+	  (cd / && $(CURDIR)/$(EDGE)/python -c 'import vjepa2, vjepa2.runtime') && $(EDGE)/vjepa2 --help >/dev/null && \
+	  $(EDGE)/python -m pip install --quiet --constraint constraints.txt '.[onnxruntime,video,parquet]'; }
+	$(EDGE)/python -m pip install --quiet --no-deps --force-reinstall .
+	rm -rf build
+endif
+
+test: install edge  ## the tests, without those of full-size models
 	$(BIN)/python -m pytest
 
 test-full: install  ## the tests of full-size models: about a quarter of an hour
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 lint: install  ## format, lint and types, changing nothing
-	$(BIN)/ruff format --check vjepa2 export runtime tests examples
-	$(BIN)/ruff check vjepa2 export runtime tests examples
-	$(BIN)/mypy vjepa2 tests examples
+	$(BIN)/ruff format --check vjepa2 export runtime tests examples benchmarks
+	$(BIN)/ruff check vjepa2 export runtime tests examples benchmarks
+	$(BIN)/mypy vjepa2 tests examples benchmarks
 
 format: install  ## rewrite the sources as the linter wants them
-	$(BIN)/ruff format vjepa2 export runtime tests examples
-	$(BIN)/ruff check --fix vjepa2 export runtime tests examples
+	$(BIN)/ruff format vjepa2 export runtime tests examples benchmarks
+	$(BIN)/ruff check --fix vjepa2 export runtime tests examples benchmarks
 
 check: lint test  ## everything that must be green before a commit
 
 clean:  ## remove what the other targets made
-	rm -rf .venv artifacts build *.egg-info
+	rm -rf .venv .venv-edge artifacts build *.egg-info
+
+bench-arena: install  ## memory and time of both graphs in ONNX Runtime at 64 frames, with and without its arena
+	$(VJEPA2) export random --model vitl --seed 0 --layers 2 --frames 64 --no-simplify -o artifacts/vitl-2-layers-64x256-fp32
+	$(BIN)/python benchmarks/arena.py artifacts/vitl-2-layers-64x256-fp32
+
+prove-giant: install  ## ViT-g (4 GB): export, simplify, prove in ONNX Runtime; stages, seconds and peak memory as JSON
+	$(VJEPA2) export random --model vitg --seed 0 --frames 16 --json - -o artifacts/vitg-16x256-fp32

@@ -156,13 +156,13 @@ def _write_graph(
     reference: Reference,
     stages: Stages,
 ) -> GraphInfo:
-    with stages.stage("lower"):
+    with stages.stage(f"lower {name}"):
         graph = lower_graph(traced, name)
         if request.batch == "dynamic":
             make_batch_dynamic(graph)
     done = Simplification(graph, "not asked for")
     if request.simplify:
-        with stages.stage("simplify"):
+        with stages.stage(f"simplify {name}"):
             done = simplify_graph(graph, _runner(folder, request, reference))
     (folder / name).write_bytes(done.graph.SerializeToString(deterministic=True))
     return GraphInfo(nodes=len(done.graph.graph.node), simplified=done.verdict)

@@ -92,6 +92,7 @@ def _attach_weights(light: onnx.ModelProto, original: onnx.ModelProto) -> onnx.M
     shapes = [info for info in light.graph.value_info if info.name in known]  # not what onnxsim inferred beside
     del light.graph.value_info[:]
     light.graph.value_info.extend(shapes)
+    del light.metadata_props[:]  # onnxsim's account of what it did
     light.producer_name, light.producer_version = original.producer_name, original.producer_version
     return light
 
@@ -109,7 +110,7 @@ def _find_fault(before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:
             f"from {before.ByteSize()} to {after.ByteSize()} bytes"
         )
     try:
-        onnx.checker.check_model(after)
+        onnx.checker.check_model(_detach_weights(after))
     except onnx.checker.ValidationError as error:
         return f"onnx.checker refuses onnxsim's result: {str(error).splitlines()[0]}"
     return None
@@ -135,7 +136,7 @@ def _is_external(tensor: onnx.TensorProto) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.TimeoutExpired):
-        return f"did not finish in {error.timeout:.0f} s"
+        return f"did not finish in {error.timeout:g} s"
     if isinstance(error, subprocess.CalledProcessError):
         lines = str(error.stderr).strip().splitlines() or ["no message"]
         return f"failed with exit status {error.returncode}: {lines[-1]}"

@@ -66,6 +66,7 @@ def write_video(tmp_path: Path) -> Callable[..., Path]:
         file = tmp_path / name
         with av.open(str(file), "w") as container:
             stream = container.add_stream(codec, rate=8)
+            assert isinstance(stream, av.VideoStream)
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt, stream.bit_rate = "yuv420p", 2_000_000
             for image in frames:

@@ -30,7 +30,7 @@ def transformers_model(encoder: Encoder) -> VJEPA2Model:
         pred_num_hidden_layers=1,
     )
     with torch.device("meta"):
-        model = VJEPA2Model(config).eval()
+        model: VJEPA2Model = VJEPA2Model(config).eval()
     state = {name.removeprefix("encoder."): value for name, value in to_huggingface(encoder.state_dict()).items()}
     model.encoder.load_state_dict(state, strict=True, assign=True)
     return model

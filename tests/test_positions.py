@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding_table
 from transformers.models.vjepa2.modeling_vjepa2 import rotate_queries_or_keys
 
 from vjepa2.layers import RotaryTable
@@ -32,6 +33,22 @@ def test_every_width_splits_into_time_height_and_width(width: int, split: tuple[
         for column in range(4)
     ]
     np.testing.assert_allclose(table, np.array(expected), atol=1e-7)
+
+
+def test_an_even_width_equals_the_standard_table_to_the_bit() -> None:
+    """Each third is sin(p w), cos(p w) with w = 1 / 10000^(i / (d / 2)), in float64, as in MAE and its followers."""
+    table = get_3d_sincos_pos_embed(48, (5, 7), 6).numpy()
+    omega = 1.0 / 10000 ** (np.arange(8, dtype=np.float64) / 8.0)
+    for axis, places in enumerate(np.indices((6, 5, 7)).reshape(3, -1)):
+        angles = np.einsum("m,d->md", places.astype(np.float64), omega)
+        standard = np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+        np.testing.assert_array_equal(table[:, 16 * axis : 16 * (axis + 1)], standard)
+
+
+def test_an_axis_is_videomaes_table_with_the_sines_put_first() -> None:
+    theirs = get_sinusoid_encoding_table(9, 16)[0].numpy()
+    ours = get_3d_sincos_pos_embed(48, 1, 9).numpy()[:, :16]
+    np.testing.assert_allclose(ours, np.concatenate([theirs[:, 0::2], theirs[:, 1::2]], axis=1), atol=1e-7)
 
 
 def test_the_extra_sine_of_an_odd_width_is_a_real_column() -> None:

@@ -136,7 +136,7 @@ def _peak_bytes(encoder: Encoder, clip: Tensor) -> int:
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
     ):
         encoder(clip)
-    results = profile.profiler.kineto_results  # type: ignore[union-attr]
+    results = profile.profiler.kineto_results
     steps = [
         event.nbytes()
         for event in sorted(results.events(), key=lambda event: event.start_ns())

@@ -95,7 +95,7 @@ def read_meta_checkpoint(file: Path, key: str) -> dict[str, Tensor]:
     """The state dict under `key` of a Meta `.pt` file, mapped, not copied; only tensors are unpickled."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{file} is not a checkpoint of tensors alone, or not whole ({reason}); it was not loaded"

@@ -55,7 +55,7 @@ def rotary_tables(
     """
     block = 2 * (head_dim // 3 // 2)
     pairs = block // 2
-    omega_P = _BASE ** (-np.arange(pairs) / pairs)
+    omega_P = 1 / _BASE ** (np.arange(pairs) / pairs)
     omega_K = np.tile(omega_P, 2) if layout == "tiled" else np.repeat(omega_P, 2)
     angles_NK = np.zeros((int(np.prod(grid)), head_dim))
     angles_NK[:, : 3 * block] = np.concatenate([np.outer(place, omega_K) for place in token_places(grid, side)], axis=1)
@@ -80,6 +80,6 @@ def token_places(grid: tuple[int, int, int], side: int | None = None) -> tuple[_
 
 def _axis_table(dim: int, places_N: _Float64) -> _Float64:
     sines = (dim + 1) // 2
-    omega = _BASE ** (-np.arange(sines) / (dim / 2)) if dim else np.zeros(0)
+    omega = 1 / _BASE ** (np.arange(sines) / (dim / 2)) if dim else np.zeros(0)
     angles = np.outer(places_N, omega)
     return np.concatenate([np.sin(angles), np.cos(angles[:, : dim // 2])], axis=1)

@@ -26,7 +26,8 @@ def fill_random(module: nn.Module, seed: int) -> None:
 
 
 def _values(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed((seed << 32) + zlib.crc32(name.encode()))
+    # 32 bits: the generator of the CPU does not look at more
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     values = torch.empty(shape, device="cpu")
     if len(shape) > 1:
         nn.init.trunc_normal_(values, std=_STD, generator=generator)

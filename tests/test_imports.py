@@ -1,0 +1,160 @@
+"""Does each room of the house know only what it may: read from the sources, and tried with the rest blocked."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {
+    "av", "click", "huggingface_hub", "jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "onnxsim",
+    "openvino", "PIL", "pyarrow", "rich", "safetensors", "tensorrt", "torch", "transformers",
+}  # fmt: skip
+
+# a file or folder -> third-party libraries that it may import; the longest match counts
+MAY_IMPORT = {
+    "vjepa2": set(),
+    "vjepa2/cli.py": {"click"},
+    "vjepa2/outputs.py": {"click"},
+    "vjepa2/progress.py": {"rich"},
+    "vjepa2/positions.py": {"numpy", "torch"},
+    "vjepa2/layers.py": {"numpy", "torch"},
+    "vjepa2/encoder.py": {"torch"},
+    "vjepa2/heads.py": {"torch"},
+    "vjepa2/folding.py": {"torch"},
+    "vjepa2/names.py": {"torch"},
+    "vjepa2/weights.py": {"torch"},
+    "vjepa2/checkpoints.py": {"torch"},
+    "vjepa2/checkpoint_files.py": {"torch", "safetensors", "huggingface_hub"},
+    "export": {"numpy", "torch", "onnx", "onnx_ir", "click", "rich"},
+    "export/compile.py": {"numpy", "tensorrt", "click"},
+    "runtime": {"numpy"},
+    "runtime/cli.py": {"numpy", "click", "rich"},
+    "runtime/embedding.py": {"numpy", "rich"},
+    "runtime/video.py": {"numpy", "av"},
+    "runtime/preprocess.py": {"numpy", "PIL"},
+    "runtime/parquet.py": {"pyarrow"},
+    "runtime/backends/pytorch.py": {"numpy", "torch"},
+    "runtime/backends/onnxrt.py": {"numpy", "onnxruntime"},
+}
+# rooms that a file may look into, apart from the core, which all may
+MODEL = {"positions", "layers", "encoder", "heads", "folding", "names", "weights", "checkpoints", "checkpoint_files"}
+
+
+def imports_of(source: str) -> set[str]:
+    """Every module that a source imports by its whole name, wherever the statement stands."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level < 2, "no relative import leaves its folder"
+            if node.level == 0:
+                found.add(node.module or "")
+    return found
+
+
+def faults(path: str, source: str) -> list[str]:
+    """What the source at `path` imports and may not."""
+    allowed = MAY_IMPORT[max((key for key in MAY_IMPORT if path == key or path.startswith(f"{key}/")), key=len)]
+    modules = imports_of(source)
+    libraries = {name.split(".")[0] for name in modules} & HEAVY
+    wrong = [f"{path} imports {name}" for name in sorted(libraries - allowed)]
+    room = path.split("/", maxsplit=1)[0]
+    for name in sorted(modules):
+        parts = name.split(".")
+        if parts[0] != "vjepa2" or len(parts) < 2:
+            continue
+        looks_at_model = parts[1] in MODEL and room == "runtime" and path != "runtime/backends/pytorch.py"
+        leaves_core = parts[1] in {"export", "runtime"} and room == "vjepa2"
+        crosses = parts[1] == "export" and room == "runtime"
+        proves = parts[1] == "runtime" and room == "export" and path not in {"export/pipeline.py", "export/compile.py"}
+        if looks_at_model or leaves_core or crosses or proves:
+            wrong.append(f"{path} imports {name}")
+    return wrong
+
+
+SOURCES = sorted(
+    file.relative_to(ROOT) for room in ("vjepa2", "export", "runtime") for file in (ROOT / room).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_every_file_knows_its_room(path: Path) -> None:
+    if path.parts[:2] in {("vjepa2", "export"), ("vjepa2", "runtime")}:
+        pytest.fail("the links were followed")
+    assert not faults(path.as_posix(), (ROOT / path).read_text())
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("vjepa2/spec.py", "import numpy"),
+        ("vjepa2/spec.py", "def f():\n    import torch.nn as nn"),
+        ("vjepa2/encoder.py", "from vjepa2.export.trace import trace_encoder"),
+        ("runtime/embedding.py", "from vjepa2.export import pipeline"),
+        ("runtime/embedding.py", "from vjepa2.encoder import Encoder"),
+        ("runtime/parity.py", "from torch import nn"),
+        ("runtime/backends/onnxrt.py", "import torch"),
+        ("export/lower.py", "from vjepa2.runtime.parity import GATES"),
+        ("export/trace.py", "import onnxruntime"),
+    ],
+)
+def test_the_check_above_can_fail(path: str, source: str) -> None:
+    assert faults(path, source)
+
+
+def test_the_links_are_relative_and_tracked() -> None:
+    for room in ("export", "runtime"):
+        assert str((ROOT / "vjepa2" / room).readlink()) == f"../{room}"
+
+
+def run_blocked(blocked: set[str], statement: str) -> subprocess.CompletedProcess[str]:
+    script = f"import sys; sys.modules.update(dict.fromkeys({sorted(blocked)})); {statement}"
+    return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("statement", "needs"),
+    [
+        ("import vjepa2", set()),
+        ("from vjepa2.manifest import decode_manifest", set()),
+        ("import vjepa2.cli", {"click"}),
+        ("import vjepa2.runtime", {"numpy", "rich"}),
+        ("import vjepa2.runtime.cli", {"numpy", "rich", "click"}),
+        ("import vjepa2.export.compile", {"click"}),
+    ],
+)
+def test_imports_on_a_bare_device(statement: str, needs: set[str]) -> None:
+    done = run_blocked(HEAVY - needs, statement)
+    assert done.returncode == 0, done.stderr
+
+
+def test_blocking_a_library_is_felt() -> None:
+    assert run_blocked({"numpy"}, "import vjepa2.runtime").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "vitl", "-o", "x"], "vjepa2.export.cli needs torch; pip install 'vjepa2-edge[export]'"),
+        (["embed", "x", "y", "-o", "z.npy"], "x is not a folder"),
+        (["embed", "x", "y", "-o", "z.parquet"], "needs pyarrow; pip install 'vjepa2-edge[parquet]'"),
+    ],
+)
+def test_a_verb_names_the_extra_that_it_lacks(arguments: list[str], message: str) -> None:
+    blocked = HEAVY - {"numpy", "rich", "click"}
+    done = run_blocked(blocked, f"from vjepa2.cli import main; main({arguments})")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bundle_is_verified_before_its_library_is_imported(bundle_copy: Path) -> None:
+    (bundle_copy / "weights.data").write_bytes(b"")
+    statement = f"from vjepa2.runtime import EmbeddingEngine; EmbeddingEngine.open({str(bundle_copy)!r})"
+    done = run_blocked({"onnxruntime", "torch"}, statement)
+    assert "BundleError" in done.stderr
+    assert "its manifest says" in done.stderr
