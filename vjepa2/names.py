@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_STACKED = "predictor.embeddings.mask_tokens"  # one tensor of all mask tokens, which are ours by number
+STACKED = "predictor.embeddings.mask_tokens"  # one tensor of all mask tokens, which are ours by number
 
 # inside a block, where encoder and predictor agree
 _BLOCK_NAMES: dict[str, tuple[str, ...]] = {
@@ -37,7 +37,7 @@ _HUGGING_FACE: dict[str, tuple[str, ...]] = {
     **_within("blocks.{}", "encoder.layer.{}", _BLOCK_NAMES),
     "norm": ("encoder.layernorm",),
     "predictor_embed": ("predictor.embeddings.predictor_embeddings",),
-    "mask_tokens": (_STACKED,),
+    "mask_tokens": (STACKED,),
     **_within("predictor_blocks.{}", "predictor.layer.{}", _BLOCK_NAMES),
     "predictor_norm": ("predictor.layernorm",),
     "predictor_proj": ("predictor.proj",),
@@ -78,13 +78,13 @@ def to_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         theirs = huggingface_names(name)
         renamed.update(zip(theirs, tensor.chunk(len(theirs)), strict=True))
-    stacked = [renamed.pop(f"{_STACKED}.{row}") for row in range(sum(name.startswith(_STACKED) for name in renamed))]
-    return renamed | ({_STACKED: torch.stack(stacked)} if stacked else {})
+    stacked = [renamed.pop(f"{STACKED}.{row}") for row in range(sum(name.startswith(STACKED) for name in renamed))]
+    return renamed | ({STACKED: torch.stack(stacked)} if stacked else {})
 
 
 def unstack(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The rows of Hugging Face's stacked mask tokens under the names that `huggingface_names` gives them."""
-    name = prefix + _STACKED
+    name = prefix + STACKED
     return {f"{name}.{row}": tensor for row, tensor in enumerate(state[name])} if name in state else {}
 
 
