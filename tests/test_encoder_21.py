@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.numpy_family import DTYPES, Array, assert_same, default_dtype, encoder, sharpen, state_of
-from vjepa2.bundle import ONNXRUNTIME, PORTABLE
+from vjepa2.bundle import ONNXRUNTIME, PORTABLE, Bundle
 from vjepa2.checkpoints import Request, load_encoder
 from vjepa2.encoder import Encoder
 from vjepa2.errors import SpecError
@@ -203,7 +203,8 @@ def test_version_21_exports_and_comes_back_whole(clip: ClipSpec, tmp_path: Path)
     """Parameters that the clip does not need are in the bundle too, and a flipped image is noticed by the gate."""
     spec = replace(SPEC, depth=2, levels=(0, 1))
     request = ExportRequest(weights=Request(source="random", model=spec, clip=clip, seed=3), simplify=False)
-    bundle = export_bundle(request, tmp_path / "bundle").bundle
+    bundle = Bundle.open(export_bundle(request, tmp_path / "bundle").bundle.path)
+    assert bundle.manifest.model == spec
     assert {*bundle.manifest.parameters} == {name for name, _ in Encoder(spec).named_parameters()}
     assert bundle.manifest.parity[PORTABLE].probe_cosine < 0.99
     assert bundle.manifest.parity[ONNXRUNTIME].passed
