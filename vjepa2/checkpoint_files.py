@@ -1,4 +1,4 @@
-"""How is a file of weights read: never running what is in it, and never more of it than is asked for."""
+"""How is a file of weights read and written: never running what is in it, never reading more than is asked for."""
 
 import json
 import pickle
@@ -10,14 +10,16 @@ from typing import Any
 import huggingface_hub
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from vjepa2.errors import CheckpointError
 from vjepa2.head_specs import PredictorSpec
+from vjepa2.outputs import write_whole
 from vjepa2.spec import ClipSpec, ModelSpec
 
 CONFIG = "config.json"
-_WEIGHTS = "model.safetensors"
+WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
 _FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "qkv_bias": True, "in_chans": 3}
@@ -47,12 +49,20 @@ class SafetensorsState(Mapping[str, Tensor]):
         return len(self._files)
 
 
+def write_safetensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file whole, the same bytes for the same tensors."""
+    held = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    write_whole(file, lambda stream: stream.write(save(held, metadata={"format": "pt"})))
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder in Hugging Face's layout: one, or the shards that its index names."""
     if not (folder / _INDEX).is_file():
-        if not (folder / _WEIGHTS).is_file():
-            raise CheckpointError(f"{folder} has neither {_WEIGHTS} nor {_INDEX}; it must have one of them")
-        return [folder / _WEIGHTS]
+        if not (folder / WEIGHTS).is_file():
+            raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {_INDEX}; it must have one of them")
+        return [folder / WEIGHTS]
     table = _read_json(folder / _INDEX).get("weight_map")
     shards = sorted(set(table.values())) if isinstance(table, dict) else []
     for shard in shards or ["(none)"]:
@@ -61,11 +71,16 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / shard for shard in shards]
 
 
-def config_spec(folder: Path, name: str) -> ModelSpec:
-    """The model that a folder's `config.json` describes."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a folder's `config.json` says, unchecked."""
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder} has no {CONFIG}; give a folder in Hugging Face's layout")
-    config = _read_json(folder / CONFIG)
+    return _read_json(folder / CONFIG)
+
+
+def config_spec(folder: Path, name: str) -> ModelSpec:
+    """The model that a folder's `config.json` describes."""
+    config = read_config(folder)
     if config.get("model_type") != "vjepa2":
         raise CheckpointError(f"{folder / CONFIG} is of model_type {config.get('model_type')!r}, not 'vjepa2'")
     for key, must in _FIXED.items():
@@ -134,7 +149,7 @@ def fetch_repository(repository: str, revision: str | None) -> tuple[Path, str]:
     """Config and safetensors of a Hugging Face repository: the local folder and the commit it holds."""
     try:
         folder = huggingface_hub.snapshot_download(
-            repository, revision=revision, allow_patterns=[CONFIG, _WEIGHTS, "model-*.safetensors", _INDEX]
+            repository, revision=revision, allow_patterns=[CONFIG, WEIGHTS, "model-*.safetensors", _INDEX]
         )
     except (OSError, ValueError) as error:  # the hub's errors are children of these
         reason = str(error).splitlines()[0]

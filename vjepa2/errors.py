@@ -33,6 +33,14 @@ class VideoError(Vjepa2Error):
     """A video that cannot be read, or has too few frames."""
 
 
+class ImageError(Vjepa2Error):
+    """An image that cannot be read, or a folder of them that cannot be learnt from."""
+
+
+class FinetuneError(Vjepa2Error):
+    """A training run that cannot be started, or taken up again, as asked."""
+
+
 class BackendError(Vjepa2Error):
     """A backend that cannot run here, or was given the wrong frames."""
 

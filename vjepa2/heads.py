@@ -5,6 +5,7 @@ L classes, A heads, K channels per head.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,14 @@ from torch.nn import functional as F
 
 from vjepa2.encoder import Encoder
 from vjepa2.errors import SpecError
-from vjepa2.layers import Block, Mlp
+from vjepa2.layers import LAYER_NORM_EPS, Block, Mlp
 
 PROBE_HEADS = 16  # of every released probe, on ViT-g too, whose encoder has 22
 PROBE_EPS = 1e-5
 PROBE_BLOCKS = 3
+
+# one linear layer, on the mean of the tokens or on what an attentive pooler makes of them
+ImageHead = Literal["linear", "attentive"]
 
 
 class CrossAttention(nn.Module):
@@ -124,19 +128,32 @@ class VideoClassifier(nn.Module):
 
 
 class ImageClassifier(nn.Module):
-    """Encoder, mean over tokens, one linear layer; an image is a clip of equal frames."""
+    """Encoder, mean over tokens or an attentive pooler, one linear layer; an image is a clip of equal frames.
 
-    def __init__(self, encoder: Encoder, classes: int = 1000) -> None:
+    The pooler has the heads and the epsilon of its encoder, as transformers' VJEPA2ForVideoClassification has.
+    """
+
+    def __init__(self, encoder: Encoder, classes: int = 1000, *, head: ImageHead = "linear") -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(encoder.spec.dim, classes)
+        dim, heads = encoder.spec.dim, encoder.spec.heads
+        self.pooler = AttentivePooler(dim, heads, eps=LAYER_NORM_EPS) if head == "attentive" else None
+        self.head = nn.Linear(dim, classes)
+        self.labels: tuple[str, ...] | None = None  # what the classes are called, where that is known
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Logits `[B, L]` of normalised float images."""
         clips_BTCHW = images_BCHW[:, None].expand(-1, self.encoder.clip.frames, -1, -1, -1)
-        return self.classify(self.encoder(clips_BTCHW).mean(dim=1))
+        return self.classify(self.pool(self.encoder(clips_BTCHW)))
 
-    def classify(self, embeddings_BD: Tensor) -> Tensor:
-        """Logits `[B, L]` of mean tokens."""
-        logits_BL: Tensor = self.head(embeddings_BD)
+    def pool(self, tokens_BND: Tensor) -> Tensor:
+        """One vector `[B, D]` for each image's tokens."""
+        if self.pooler is None:
+            return tokens_BND.mean(dim=1)
+        pooled_BMD: Tensor = self.pooler(tokens_BND)
+        return pooled_BMD[:, 0]
+
+    def classify(self, pooled_BD: Tensor) -> Tensor:
+        """Logits `[B, L]` of pooled tokens."""
+        logits_BL: Tensor = self.head(pooled_BD)
         return logits_BL
