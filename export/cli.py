@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from vjepa2.checkpoints import META_KEYS, Request
+from vjepa2.classifier_files import is_image_classifier
 from vjepa2.errors import SpecError
 from vjepa2.manifest import Batch, GraphInput
 from vjepa2.outputs import write_json
@@ -17,6 +18,7 @@ from vjepa2.registry import RELEASES
 from .describe import ExportRequest
 from .pipeline import ExportResult, export_bundle
 
+_FRAMES = 16
 _SIZE = re.compile(r"(\d+)(?:x(\d+))?")
 
 
@@ -44,7 +46,7 @@ def _read_batch(_: click.Context, __: click.Parameter, value: str) -> Batch:
 @click.option("--key", type=click.Choice(META_KEYS), help="Which encoder of a Meta .pt file.")
 @click.option("--revision", help="Commit of a Hugging Face repository.")
 @click.option("--seed", type=int, help="Of random weights.")
-@click.option("--frames", type=int, default=16, show_default=True, help="Frames of a clip.")
+@click.option("--frames", type=int, help=f"Frames of a clip.  [default: {_FRAMES}, or an image classifier's own]")
 @click.option("--size", callback=_read_size, help="Pixels of a clip: N or HxW.  [default: as trained]")
 @click.option("--layers", type=int, help="Keep only the first blocks, for experiments.")
 @click.option("--batch", default="1", show_default=True, callback=_read_batch, help="Clips a call: N or dynamic.")
@@ -76,6 +78,8 @@ def export_command(
     SOURCE is a model's name (its released checkpoint), a Hugging Face id, a folder in Hugging Face's layout, a Meta
     .pt file, or the word random.
     """
+    if weights["frames"] is None and not is_image_classifier(source):
+        weights["frames"] = _FRAMES
     request = ExportRequest(
         weights=Request(source=source, **weights),
         batch=batch,

@@ -8,6 +8,7 @@ from vjepa2 import __version__
 from vjepa2.bundle import WEIGHTS
 from vjepa2.checkpoints import Request
 from vjepa2.encoder import Encoder
+from vjepa2.heads import ImageClassifier
 from vjepa2.manifest import (
     Batch,
     GraphInput,
@@ -31,23 +32,26 @@ class ExportRequest:
     weights: Request
     batch: Batch = 1
     graph_input: GraphInput = "frames"
-    classes: int | None = None  # put an image classifier of so many classes on the encoder
+    classes: int | None = None  # of an image classifier on random weights; a trained one brings its own
     clips: Path | None = None  # a folder of videos to prove the graphs on
     simplify: bool = True
 
 
-def describe_export(encoder: Encoder, source: Source, request: ExportRequest, traced: Trace) -> Manifest:
+def describe_export(
+    encoder: Encoder, source: Source, request: ExportRequest, traced: Trace, classifier: ImageClassifier | None
+) -> Manifest:
     """The manifest, but for what is known only later: graphs, parity and files."""
+    classes = None if classifier is None else classifier.head.out_features
     return Manifest(
         model=encoder.spec,
         clip=encoder.clip,
-        head="embedding" if request.classes is None else "classifier",
-        classes=request.classes,
-        labels=None,
+        head="embedding" if classifier is None else "classifier",
+        classes=classes,
+        labels=None if classifier is None else classifier.labels,
         batch=request.batch,
         precision="fp32",
         inputs=(_describe_input(encoder, request),),
-        outputs=_describe_outputs(encoder, request),
+        outputs=_describe_outputs(encoder, request.batch, classes),
         preprocessing=Preprocessing(),
         source=source,
         graphs={},
@@ -68,16 +72,16 @@ def _describe_input(encoder: Encoder, request: ExportRequest) -> TensorInfo:
     return TensorInfo(name="pixel_values_videos", dtype="float32", shape=shape, axes=axes)
 
 
-def _describe_outputs(encoder: Encoder, request: ExportRequest) -> tuple[TensorInfo, ...]:
+def _describe_outputs(encoder: Encoder, batch: Batch, classes: int | None) -> tuple[TensorInfo, ...]:
     dim, count = encoder.spec.dim, encoder.clip.tokens
     described: list[tuple[str, tuple[int, ...], tuple[str, ...]]] = [
         ("tokens", (1, count, dim), ("batch", "tokens", "channels")),
         ("embedding", (1, dim), ("batch", "channels")),
     ]
-    if request.classes is not None:
-        described.append(("logits", (1, request.classes), ("batch", "classes")))
+    if classes is not None:
+        described.append(("logits", (1, classes), ("batch", "classes")))
     return tuple(
-        TensorInfo(name=name, dtype="float32", shape=_with_batch(shape, request.batch), axes=axes)
+        TensorInfo(name=name, dtype="float32", shape=_with_batch(shape, batch), axes=axes)
         for name, shape, axes in described
     )
 

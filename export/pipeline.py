@@ -14,6 +14,7 @@ from torch import nn
 
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, REFERENCE, WEIGHTS, Bundle
 from vjepa2.checkpoints import RANDOM, load_checkpoint
+from vjepa2.classifier_files import is_image_classifier, load_image_classifier
 from vjepa2.encoder import Encoder
 from vjepa2.errors import ExportError, ParityError
 from vjepa2.extras import import_with_extra
@@ -84,7 +85,8 @@ def _write_weights(request: ExportRequest, folder: Path, stages: Stages) -> tupl
     """Everything that needs the module; when this returns, nothing holds its weights any more."""
     with stages.stage("load weights"):
         encoder, source = load_checkpoint(request.weights)
-        head = _make_head(encoder, source, request.classes)
+        classifier = _find_classifier(encoder, source, request)
+        head = None if classifier is None else classifier.head
     with stages.stage("run PyTorch"):
         reference = compute_reference(encoder, head, gather_clips(encoder.clip, request.clips))
         reference.save(folder / REFERENCE)
@@ -93,20 +95,27 @@ def _write_weights(request: ExportRequest, folder: Path, stages: Stages) -> tupl
         traced = trace_encoder(encoder, head, graph_input=request.graph_input, batch=batch)
     with stages.stage("write weights"):
         write_tensors(folder / WEIGHTS, traced.tensors)
-    return describe_export(encoder, source, request, traced), traced.graph, reference
+    return describe_export(encoder, source, request, traced, classifier), traced.graph, reference
 
 
-def _make_head(encoder: Encoder, source: Source, classes: int | None) -> nn.Linear | None:
+def _find_classifier(encoder: Encoder, source: Source, request: ExportRequest) -> ImageClassifier | None:
+    """The image classifier that the source is, or random weights on `encoder` if classes were asked for."""
+    folder, classes = Path(request.weights.source), request.classes
+    if is_image_classifier(folder) and classes is None:
+        trained = load_image_classifier(folder, encoder)
+        if trained.pooler is not None:
+            raise ExportError(f"{folder} has an attentive head; only a linear one can be exported: train one of these")
+        return trained
     if classes is None:
         return None
     if source.name != RANDOM:
-        raise ExportError(f"{source.name} holds no classifier; leave the classes out, or export random weights")
+        raise ExportError(f"{source.name} takes no classes but its own; leave them out, or export random weights")
     if classes < 1:
         raise ExportError(f"classes is {classes}; it must be at least 1")
     with torch.device("meta"):
         classifier = ImageClassifier(encoder, classes)
     fill_random(classifier.head, source.seed or 0)
-    return classifier.head
+    return classifier
 
 
 def gather_clips(clip: ClipSpec, folder: Path | None) -> FramesArray:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vjepa2.checkpoint_files import (
     CONFIG,
@@ -35,6 +35,7 @@ _ARCHITECTURES: dict[ImageHead, str] = {
 
 def save_image_classifier(classifier: ImageClassifier, folder: Path) -> None:
     """Write `config.json` and `model.safetensors` into `folder`, each whole; earlier ones are replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
     config = describe_classifier(classifier)
     text = json.dumps(config, indent=2) + "\n"
     state = classifier.state_dict()
@@ -45,18 +46,24 @@ def save_image_classifier(classifier: ImageClassifier, folder: Path) -> None:
     write_safetensors(folder / WEIGHTS, tensors)
 
 
-def load_image_classifier(folder: str | Path) -> ImageClassifier:
+def load_image_classifier(folder: str | Path, encoder: Encoder | None = None) -> ImageClassifier:
     """What `save_image_classifier` wrote, in float32 and evaluation mode, with its `labels`.
 
-    A tensor that is missing, left over or of the wrong shape is a `CheckpointError` that lists it.
+    If its `encoder` was loaded already, only the head is. A tensor that is missing, left over or of the wrong shape is
+    a `CheckpointError` that lists it.
     """
     path = Path(folder)
     head, labels = _read_head(path)
-    spec = config_spec(path, path.resolve().name)
     with torch.device("meta"):
-        classifier = ImageClassifier(Encoder(spec), len(labels), head=head)
-    state = SafetensorsState(weight_files(path))
-    fill_module(classifier, f"its {CONFIG}", state, _file_names(classifier), (), path)
+        classifier = ImageClassifier(encoder or Encoder(config_spec(path, path.resolve().name)), len(labels), head=head)
+    names = _file_names(classifier)
+    module = nn.ModuleDict(dict(classifier.named_children()))
+    others: tuple[str, ...] = ()
+    if encoder is not None:
+        del module["encoder"]
+        names = {name: theirs for name, theirs in names.items() if not name.startswith("encoder.")}
+        others = ("vjepa2.encoder.",)
+    fill_module(module, f"its {CONFIG}", SafetensorsState(weight_files(path)), names, others, path)
     classifier.labels = labels
     return classifier.eval()
 
