@@ -136,8 +136,8 @@ def compute_reference(encoder: Encoder, head: nn.Linear | None, frames_BTHWC: Fr
     with torch.inference_mode():
         for frames in frames_BTHWC:
             clip_BTCHW = torch.from_numpy(normalise(frames[None], RGB_MEAN, RGB_STD))
-            stream_BND = encoder.mix_patches(encoder.patch_embed(clip_BTCHW))
-            tokens.append(encoder.norm(stream_BND))
+            stream_BND = encoder.mix_patches(encoder.embed_patches(clip_BTCHW))
+            tokens.append(encoder.normalise(stream_BND))
             norms.append(stream_BND.norm(dim=-1))
         tokens_BND = torch.cat(tokens)
         embeddings_BD = tokens_BND.mean(dim=1)

@@ -55,6 +55,7 @@ def trace_encoder(
         example = torch.zeros(encoder.clip.shape(batch))
     traced = _export(adapter, example, graph_input, OUTPUTS[:2] if head is None else OUTPUTS)
     tensors = _take_tensors(traced, adapter)
+    tensors |= {name: value.detach() for name, value in encoder.idle_parameters.items()}
     graph = ir.to_proto(traced)
     _name_nodes(graph.graph)
     _strip(graph)
@@ -111,13 +112,16 @@ class _Adapter(nn.Module):
         self.encoder = copy.deepcopy(encoder, memo)
         _replace_linears(self.encoder)
         set_attention_core(self.encoder, _placeholder)
-        self.patches = _Patches(encoder.patch_embed.proj, encoder.clip, graph_input)
+        self.patches = f"{encoder.patch_name}.proj"  # names here are the encoder's, without `encoder.`
+        conv = self.encoder.get_submodule(self.patches)
+        assert isinstance(conv, nn.Conv3d)
+        self.add_module(encoder.patch_name, nn.ModuleDict({"proj": _Patches(conv, encoder.clip, graph_input)}))
         self.head = None if head is None else _Linear(head)
         count = encoder.clip.tokens
         self.register_buffer("mean_1N", torch.full((1, count), 1 / count))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        tokens_BND = self.encoder.encode_patches(self.patches(pixels))
+        tokens_BND = self.encoder.encode_patches(self.get_submodule(self.patches)(pixels))
         embeddings_BD = (self.mean_1N @ tokens_BND).flatten(1)
         if self.head is None:
             return tokens_BND, embeddings_BD
@@ -196,12 +200,12 @@ def _locate_parameters(
     linears = {name for name, module in adapter.named_modules() if isinstance(module, _Linear)}
     for name, parameter in adapter.named_parameters():
         public = _public_name(name)
-        if name.startswith("encoder.patch_embed."):
-            continue  # `patches` took its place
+        if name.startswith(f"encoder.{adapter.patches}."):
+            continue  # `_Patches` took its place
         transform: Transform = "none"
-        if name.startswith("patches.") and graph_input == "frames":
+        if name.startswith(f"{adapter.patches}.") and graph_input == "frames":
             transform = "folded"
-        elif name == "patches.weight" or name.removesuffix(".weight") in linears:
+        elif name == f"{adapter.patches}.weight" or name.removesuffix(".weight") in linears:
             transform = "transposed"
         located[public] = (_find_tensor(public, parameter, tensors), transform)
     return located
@@ -217,7 +221,7 @@ def _find_tensor(name: str, parameter: Tensor, tensors: dict[str, Tensor]) -> st
 
 
 def _public_name(name: str) -> str:
-    return name.removeprefix("encoder.").replace("patches.", "patch_embed.proj.")
+    return name.removeprefix("encoder.")
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:

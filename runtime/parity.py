@@ -45,7 +45,7 @@ class Reference:
     @property
     def probe(self) -> int:
         """The clip that changes most from frame to frame: on a still one, shuffled frames are no mistake."""
-        steps = [np.abs(np.diff(clip.astype(np.int16), axis=0)).mean() for clip in self.frames_BTHWC]
+        steps = [np.abs(np.diff(clip.astype(np.int16), axis=0)).sum() for clip in self.frames_BTHWC]
         return int(np.argmax(steps))
 
     def save(self, file: Path) -> None:
@@ -131,7 +131,9 @@ def measure(reference_BND: FloatArray, candidate_BND: FloatArray) -> tuple[float
 
 
 def shuffle_frames(frames_BTHWC: FramesArray) -> FramesArray:
-    """The same frames in another order: the odd ones first, then the even ones."""
+    """The same frames in another order: the odd ones first, then the even ones; a single frame upside down."""
+    if frames_BTHWC.shape[1] == 1:
+        return np.ascontiguousarray(frames_BTHWC[:, :, ::-1])
     numbers = np.arange(frames_BTHWC.shape[1])
     return frames_BTHWC[:, np.concatenate([numbers[1::2], numbers[::2]])]
 

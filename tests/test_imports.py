@@ -22,6 +22,13 @@ MAY_IMPORT = {
     "vjepa2/positions.py": {"numpy", "torch"},
     "vjepa2/layers.py": {"numpy", "torch"},
     "vjepa2/encoder.py": {"torch"},
+    "vjepa2/masks.py": {"torch"},
+    "vjepa2/predictor.py": {"torch"},
+    "vjepa2/action_predictor.py": {"numpy", "torch"},
+    "vjepa2/anticipation.py": {"torch"},
+    "vjepa2/filling.py": {"torch"},
+    "vjepa2/head_checkpoints.py": {"torch"},
+    "vjepa2/models_cli.py": {"click", "rich"},
     "vjepa2/heads.py": {"torch"},
     "vjepa2/folding.py": {"torch"},
     "vjepa2/names.py": {"torch"},
@@ -40,7 +47,10 @@ MAY_IMPORT = {
     "runtime/backends/onnxrt.py": {"numpy", "onnxruntime"},
 }
 # rooms that a file may look into, apart from the core, which all may
-MODEL = {"positions", "layers", "encoder", "heads", "folding", "names", "weights", "checkpoints", "checkpoint_files"}
+MODEL = {
+    "positions", "layers", "masks", "encoder", "heads", "predictor", "action_predictor", "anticipation", "folding",
+    "names", "filling", "weights", "checkpoints", "head_checkpoints", "checkpoint_files",
+}  # fmt: skip
 
 
 def imports_of(source: str) -> set[str]:

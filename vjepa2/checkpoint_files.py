@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vjepa2.errors import CheckpointError
+from vjepa2.head_specs import PredictorSpec
 from vjepa2.spec import ClipSpec, ModelSpec
 
 CONFIG = "config.json"
@@ -91,8 +92,29 @@ def config_spec(folder: Path, name: str) -> ModelSpec:
         raise CheckpointError(f"{folder / CONFIG} lacks a number that an encoder needs: {error}") from error
 
 
+def config_predictor(folder: Path) -> PredictorSpec:
+    """The predictor that a folder's `config.json` describes; what it leaves out is what every release has."""
+    encoder, config = config_spec(folder, folder.name), _read_json(folder / CONFIG)
+    plain = PredictorSpec(encoder_dim=encoder.dim)
+    try:
+        dim = int(config.get("pred_hidden_size", plain.dim))
+        return PredictorSpec(
+            encoder_dim=encoder.dim,
+            dim=dim,
+            depth=int(config.get("pred_num_hidden_layers", plain.depth)),
+            heads=int(config.get("pred_num_attention_heads", plain.heads)),
+            mlp_dim=int(dim * float(config.get("pred_mlp_ratio", plain.mlp_dim / plain.dim))),
+            mask_tokens=int(config.get("pred_num_mask_tokens", plain.mask_tokens)),
+        )
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG} has no number where a predictor needs one: {error}") from error
+
+
 def read_meta_checkpoint(file: Path, key: str) -> dict[str, Tensor]:
-    """The state dict under `key` of a Meta `.pt` file, mapped, not copied; only tensors are unpickled."""
+    """The state dict under `key` of a Meta `.pt` file, mapped, not copied; only tensors are unpickled.
+
+    A file of probes holds a list of them, of which the first is meant.
+    """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
@@ -101,6 +123,7 @@ def read_meta_checkpoint(file: Path, key: str) -> dict[str, Tensor]:
             f"{file} is not a checkpoint of tensors alone, or not whole ({reason}); it was not loaded"
         ) from error
     state = content.get(key) if isinstance(content, dict) else None
+    state = state[0] if isinstance(state, list) and state else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         held = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{file} has no state dict under {key!r}; it holds {held}")

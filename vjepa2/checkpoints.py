@@ -1,12 +1,10 @@
 """Where do weights come from: a released checkpoint, in either layout, strictly, or a seed."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from vjepa2.bundle import sha256_of
 from vjepa2.checkpoint_files import (
@@ -19,14 +17,15 @@ from vjepa2.checkpoint_files import (
 )
 from vjepa2.encoder import Encoder
 from vjepa2.errors import CheckpointError
+from vjepa2.filling import fill_module
 from vjepa2.manifest import Source
-from vjepa2.names import HUGGING_FACE_OTHERS, META_OTHERS, huggingface_names, meta_name, pack
-from vjepa2.registry import RELEASES, find_release
+from vjepa2.names import HUGGING_FACE_OTHERS, META_OTHERS, huggingface_names, meta_name
+from vjepa2.registry import FILES, RELEASES, find_release
 from vjepa2.spec import ClipSpec, ModelSpec
 from vjepa2.weights import RANDOM_WARNING, fill_random
 
 RANDOM = "random"
-META_KEYS = ("encoder", "target_encoder")
+META_KEYS = ("encoder", "target_encoder", "ema_encoder")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -57,8 +56,9 @@ def load_encoder(
     """A float32 encoder in evaluation mode for clips of shape `clip`, or of the trained shape.
 
     `source` is a model's name (its released checkpoint), a Hugging Face id, a folder in Hugging Face's layout, a
-    Meta `.pt` file (needs `model`, and `key` "encoder" or "target_encoder"), or "random" (needs `model`, takes
-    `seed`). A parameter that is missing, left over or of the wrong shape is a `CheckpointError` that lists it.
+    Meta `.pt` file (needs `model`, and of V-JEPA 2 `key`, "encoder" or "target_encoder"), or "random" (needs
+    `model`, takes `seed`). A parameter that is missing, left over or of the wrong shape is a `CheckpointError` that
+    lists it.
     """
     request = Request(source=str(source), model=model, key=key, revision=revision, clip=clip, seed=seed)
     return load_checkpoint(request)[0]
@@ -92,34 +92,41 @@ def _load_random(request: Request) -> tuple[Encoder, Source]:
 
 def _load_meta(file: Path, request: Request) -> tuple[Encoder, Source]:
     _refuse(request, "revision", "a local file has no revisions")
-    if request.key not in META_KEYS:
+    key = request.key or _only_key(request)
+    if key not in META_KEYS:
         raise CheckpointError(
             f"{file.name} may hold several encoders and key is {request.key!r}; choose {' or '.join(META_KEYS)}"
         )
     spec = _asked_spec(request)
-    state = {meta_name(key): tensor for key, tensor in read_meta_checkpoint(file, request.key).items()}
+    state = {meta_name(name): tensor for name, tensor in read_meta_checkpoint(file, key).items()}
     theirs = {name: (name,) for name in _parameter_names(spec)}
-    encoder = _fill(_empty_encoder(spec, request), state, theirs, META_OTHERS, file)
+    encoder = _empty_encoder(spec, request)
+    fill_module(encoder, spec.name, state, theirs, META_OTHERS, file)
     hashes = {file.name: sha256_of(file)}
-    return encoder, Source(name=file.name, key=request.key, files=hashes, layers=request.layers)
+    return encoder.eval(), Source(name=file.name, key=key, files=hashes, layers=request.layers)
 
 
 def _load_repository(request: Request) -> tuple[Encoder, Source]:
     release = RELEASES.get(request.source)
-    repository = release.repository if release else request.source
-    if repository is None or not _REPOSITORY.fullmatch(repository):
-        released = ", ".join(name for name, row in RELEASES.items() if row.repository)
-        raise CheckpointError(
-            f"{request.source!r} is no folder, no file, no Hugging Face id and no released model ({released})"
-        )
+    repository, revision = find_repository(request.source, request.revision)
     if release:
-        request = replace(
-            request,
-            model=request.model or release.spec.name,
-            revision=request.revision or release.revision,
-        )
-    folder, commit = fetch_repository(repository, request.revision)
+        request = replace(request, model=request.model or release.spec.name)
+    folder, commit = fetch_repository(repository, revision)
     return _load_folder(folder, request, Source(name=repository, revision=commit, files={}, layers=request.layers))
+
+
+def find_repository(source: str, revision: str | None) -> tuple[str, str | None]:
+    """The Hugging Face id and revision of a released model's name, or of an id."""
+    release = RELEASES.get(source)
+    repository = release.repository if release else source
+    if repository is not None and _REPOSITORY.fullmatch(repository):
+        return repository, revision or (release.revision if release else None)
+    if release and release.file:
+        raise CheckpointError(
+            f"{source} is released as a file alone: fetch {FILES}{release.file} and give its path with model {source}"
+        )
+    released = ", ".join(name for name, row in RELEASES.items() if row.repository)
+    raise CheckpointError(f"{source!r} is no folder, no file, no Hugging Face id and no released model ({released})")
 
 
 def _load_folder(folder: Path, request: Request, source: Source) -> tuple[Encoder, Source]:
@@ -134,36 +141,16 @@ def _load_folder(folder: Path, request: Request, source: Source) -> tuple[Encode
     prefix = "vjepa2." if any(name.startswith("vjepa2.") for name in state) else ""
     theirs = {name: tuple(prefix + part for part in huggingface_names(name)) for name in _parameter_names(spec)}
     others = (*HUGGING_FACE_OTHERS, *(prefix + other for other in HUGGING_FACE_OTHERS))
-    encoder = _fill(_empty_encoder(spec, request), state, theirs, others, folder)
+    encoder = _empty_encoder(spec, request)
+    fill_module(encoder, spec.name, state, theirs, others, folder)
     hashes = {file.name: sha256_of(file) for file in [folder / CONFIG, *files]}
-    return encoder, replace(source, files=hashes)
+    return encoder.eval(), replace(source, files=hashes)
 
 
-def _fill(
-    encoder: Encoder,
-    state: Mapping[str, Tensor],
-    theirs: Mapping[str, tuple[str, ...]],
-    others: tuple[str, ...],
-    where: Path,
-) -> Encoder:
-    """Put `state` into `encoder`, whose parameter `name` is the tensors `theirs[name]` packed."""
-    expected = {part for parts in theirs.values() for part in parts}
-    missing = sorted(expected - set(state))
-    left_over = sorted(name for name in set(state) - expected if not name.startswith(others))
-    if missing or left_over:
-        raise CheckpointError(
-            f"{where} does not fit {encoder.spec.name}: missing {_list(missing)}, left over {_list(left_over)}"
-        )
-    packed, wrong = {}, []
-    for name, old in encoder.named_parameters():
-        new = pack([state[part] for part in theirs[name]])
-        packed[name] = new.float()
-        if new.shape != old.shape or not new.is_floating_point():
-            wrong.append(f"{name} {new.dtype} {list(new.shape)}, must be float {list(old.shape)}")
-    if wrong:
-        raise CheckpointError(f"{where} does not fit {encoder.spec.name}: wrong shape {_list(wrong)}")
-    encoder.load_state_dict(packed, strict=True, assign=True)
-    return encoder.eval()
+def _only_key(request: Request) -> str | None:
+    """The key of a released file that has one encoder for use, as V-JEPA 2.1's have."""
+    keys = find_release(request.model).keys if isinstance(request.model, str) else ()
+    return keys[0] if len(keys) == 1 else None
 
 
 def _asked_spec(request: Request) -> ModelSpec:
@@ -193,7 +180,3 @@ def _refuse(request: Request, option: str, why: str) -> None:
     value = getattr(request, option)
     if value is not None:
         raise CheckpointError(f"{why}; {request.source} was given {value!r}")
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(names) or "none"

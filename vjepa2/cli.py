@@ -14,6 +14,7 @@ VERBS = {
     "export": ("vjepa2.export.cli", "export", "Weights to a proven ONNX bundle."),
     "compile": ("vjepa2.export.compile", "tensorrt", "A bundle to a TensorRT engine for this machine's GPU."),
     "embed": ("vjepa2.runtime.cli", "video", "Videos to embeddings."),
+    "models": ("vjepa2.models_cli", "", "Every released model: sizes, files, licences."),
 }
 
 

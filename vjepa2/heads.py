@@ -1,11 +1,126 @@
-"""What stands on the encoder: so far, a classifier of images.
+"""What stands on the encoder: classifiers of videos and of images.
 
-Axes: B batch, C colours, H, W pixels, D channels of a token, L classes.
+Axes: B batch, V views, S segments, T frames, C colours, H, W pixels, N tokens, D channels of a token, M queries,
+L classes, A heads, K channels per head.
 """
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vjepa2.encoder import Encoder
+from vjepa2.errors import SpecError
+from vjepa2.layers import Block, Mlp
+
+PROBE_HEADS = 16  # of every released probe, on ViT-g too, whose encoder has 22
+PROBE_EPS = 1e-5
+PROBE_BLOCKS = 3
+
+
+class CrossAttention(nn.Module):
+    """Queries look at tokens; unlike `Attention` it has no projection behind it."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+
+    def forward(self, queries_BMD: Tensor, tokens_BND: Tensor) -> Tensor:
+        """What each query gathers, `[B, M, D]`."""
+        q_BMAK = self.q(queries_BMD).unflatten(-1, (self.heads, -1))
+        k_BNAK, v_BNAK = self.kv(tokens_BND).unflatten(-1, (2 * self.heads, -1)).chunk(2, dim=2)
+        q_BAMK, k_BANK, v_BANK = (x.transpose(1, 2) for x in (q_BMAK, k_BNAK, v_BNAK))
+        return F.scaled_dot_product_attention(q_BAMK, k_BANK, v_BANK).transpose(1, 2).flatten(2)
+
+
+class CrossBlock(nn.Module):
+    """Cross-attention to normed tokens and an MLP, both added to queries that are not normed before attention."""
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.xattn = CrossAttention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, 4 * dim)
+
+    def forward(self, queries_BMD: Tensor, tokens_BND: Tensor) -> Tensor:
+        """The queries `[B, M, D]` after this block."""
+        queries_BMD = queries_BMD + self.xattn(queries_BMD, self.norm1(tokens_BND))
+        out_BMD: Tensor = queries_BMD + self.mlp(self.norm2(queries_BMD))
+        return out_BMD
+
+
+class AttentivePooler(nn.Module):
+    """Any number of tokens to `queries` vectors: self-attention that knows no places, then one cross-attention.
+
+    Meta trained every probe with 16 heads and an epsilon of 1e-5; transformers gives a probe its encoder's heads
+    (22 on ViT-g) and 1e-6. The weights fit either way, and other heads give other results.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = PROBE_HEADS,
+        *,
+        queries: int = 1,
+        blocks: int = PROBE_BLOCKS,
+        eps: float = PROBE_EPS,
+    ) -> None:
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise SpecError(f"heads is {heads}; a pooler of {dim} channels needs a number that divides them")
+        self.query_tokens = nn.Parameter(torch.zeros(1, queries, dim))
+        self.blocks = nn.ModuleList(Block(dim, heads, 4 * dim, eps) for _ in range(blocks))
+        self.cross_attention_block = CrossBlock(dim, heads, eps)
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        """Pooled vectors `[B, M, D]`; tokens of several clips or layers are concatenated along N."""
+        for block in self.blocks:
+            tokens_BND = block(tokens_BND)
+        queries_BMD = self.query_tokens.expand(len(tokens_BND), -1, -1)
+        pooled_BMD: Tensor = self.cross_attention_block(queries_BMD, tokens_BND)
+        return pooled_BMD
+
+
+class VideoClassifier(nn.Module):
+    """Encoder, attentive pooler, one linear layer."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        classes: int,
+        *,
+        heads: int = PROBE_HEADS,
+        eps: float = PROBE_EPS,
+        layers: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.layers = tuple(layers) or (encoder.spec.depth - 1,)
+        self.pooler = AttentivePooler(encoder.spec.dim, heads, eps=eps)
+        self.linear = nn.Linear(encoder.spec.dim, classes)
+
+    def forward(self, clips_BTCHW: Tensor) -> Tensor:
+        """Logits `[B, L]` of normalised clips."""
+        return self.classify(self.encode_segments(clips_BTCHW[:, None]))
+
+    def score(self, clips_BVSTCHW: Tensor) -> Tensor:
+        """Probabilities `[B, L]` of videos: of each view all segments at once, averaged over the views."""
+        views = [self.classify(self.encode_segments(clips)).softmax(-1) for clips in clips_BVSTCHW.unbind(1)]
+        return torch.stack(views).mean(dim=0)
+
+    def encode_segments(self, clips_BSTCHW: Tensor) -> Tensor:
+        """What the pooler takes, `[B, N, D]`: the tokens of every segment after every one of `layers`."""
+        given = self.encoder.encode_layers(clips_BSTCHW.flatten(0, 1), self.layers)
+        return torch.cat(given, dim=1).reshape(len(clips_BSTCHW), -1, self.encoder.spec.dim)
+
+    def classify(self, tokens_BND: Tensor) -> Tensor:
+        """Logits `[B, L]` of tokens, as `encode_segments` gives them."""
+        logits_BL: Tensor = self.linear(self.pooler(tokens_BND)[:, 0])
+        return logits_BL
 
 
 class ImageClassifier(nn.Module):

@@ -42,27 +42,39 @@ def get_3d_sincos_pos_embed(
     return torch.from_numpy(table_ND.astype(np.float32))
 
 
-def rotary_tables(grid: tuple[int, int, int], head_dim: int, layout: RotaryLayout = "tiled") -> tuple[Tensor, Tensor]:
-    """Tables (cos, sin), float32 `[N, head_dim]`, of `x * cos + swap(x) * sin`, where swap exchanges the two of a pair.
+def rotary_tables(
+    grid: tuple[int, int, int], head_dim: int, layout: RotaryLayout = "tiled", side: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Tables (cos, sin) `[N, head_dim]` of `x * cos + swap(x) * sin`, where swap exchanges the two of a pair.
 
+    They are float32, or float64 where that is torch's default.
     The sine carries the swap's sign. Channels in blocks of time, height and width; what remains of a head is not
-    turned. `tiled` is what V-JEPA 2 was trained with: channel j of a block turns by frequency j mod m, though the
-    pairs are neighbours, so the two of a pair turn differently (facebookresearch/vjepa2, pull request 15).
+    turned. `side` rescales rows and columns, see `token_places`. `tiled` is what V-JEPA 2 was trained with: channel j
+    of a block turns by frequency j mod m, though the pairs are neighbours, so the two of a pair turn differently
+    (facebookresearch/vjepa2, pull request 15).
     """
     block = 2 * (head_dim // 3 // 2)
     pairs = block // 2
     omega_P = 1 / _BASE ** (np.arange(pairs) / pairs)
     omega_K = np.tile(omega_P, 2) if layout == "tiled" else np.repeat(omega_P, 2)
     angles_NK = np.zeros((int(np.prod(grid)), head_dim))
-    angles_NK[:, : 3 * block] = np.concatenate([np.outer(place, omega_K) for place in token_places(grid)], axis=1)
+    angles_NK[:, : 3 * block] = np.concatenate([np.outer(place, omega_K) for place in token_places(grid, side)], axis=1)
     sign_K = np.where(np.arange(head_dim) % 2 == 0, -1.0, 1.0)
     cos_NK, sin_NK = np.cos(angles_NK), np.sin(angles_NK) * sign_K
-    return torch.from_numpy(cos_NK.astype(np.float32)), torch.from_numpy(sin_NK.astype(np.float32))
+    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+    return torch.from_numpy(cos_NK).to(dtype), torch.from_numpy(sin_NK).to(dtype)
 
 
-def token_places(grid: tuple[int, int, int]) -> tuple[_Float64, _Float64, _Float64]:
-    """Time, row and column of every token, each float64 `[N]`, column fastest."""
+def token_places(grid: tuple[int, int, int], side: int | None = None) -> tuple[_Float64, _Float64, _Float64]:
+    """Time, row and column of every token, each float64 `[N]`, column fastest.
+
+    With `side` rows and columns run from 0 to `side - 1` whatever the grid is, as V-JEPA 2.1 was trained; of a grid
+    of one row or column there is only the first.
+    """
     time, row, column = np.indices(grid, dtype=np.float64).reshape(3, -1)
+    if side is not None:
+        row *= (side - 1) / max(grid[1] - 1, 1)
+        column *= (side - 1) / max(grid[2] - 1, 1)
     return time, row, column
 
 

@@ -38,6 +38,11 @@ class ClipSpec:
                 raise SpecError(f"{field} is {size}; it must be a positive multiple of {step}")
 
     @property
+    def is_image(self) -> bool:
+        """Whether this is one frame that is not doubled: V-JEPA 2.1 projects its patches by other weights."""
+        return self.frames == self.tubelet == 1
+
+    @property
     def grid(self) -> tuple[int, int, int]:
         """Tokens along time, height and width."""
         return self.frames // self.tubelet, self.height // self.patch, self.width // self.patch
@@ -73,10 +78,14 @@ class ModelSpec:
     heads: int
     mlp_dim: int  # channels inside the MLP
     positions: Positions = "tiled"
+    side: int | None = None  # tokens along a side that rows and columns are rescaled to; None: as they are
+    # blocks whose outputs have a LayerNorm each, the last one among them; and with them an image's own patch
+    # projection and a vector that tells images from videos: V-JEPA 2.1. Without levels: one LayerNorm, V-JEPA 2.
+    levels: tuple[int, ...] = ()
     clip: ClipSpec = ClipSpec(frames=64, height=256, width=256)
 
     def __post_init__(self) -> None:
-        """Raise `SpecError` for counts below one and for heads that do not divide the width evenly."""
+        """Raise `SpecError` for counts below one and for numbers that do not fit together."""
         for field in ("dim", "depth", "heads", "mlp_dim"):
             if getattr(self, field) < 1:
                 raise SpecError(f"{field} is {getattr(self, field)}; it must be at least 1")
@@ -84,6 +93,10 @@ class ModelSpec:
             raise SpecError(f"dim is {self.dim}; it must be a multiple of heads, {self.heads}")
         if self.positions != "sincos" and (self.head_dim % 2 or self.head_dim < 6):
             raise SpecError(f"head_dim is {self.head_dim}; rotary positions need an even one of at least 6")
+        if self.side is not None and (self.side < 1 or self.positions == "sincos"):
+            raise SpecError(f"side is {self.side}; it must be at least 1, and only rotary positions are rescaled")
+        if self.levels and (sorted({*self.levels}) != [*self.levels] or self.levels[-1] != self.depth - 1):
+            raise SpecError(f"levels are {self.levels}; they must ascend to the last block, {self.depth - 1}")
 
     @property
     def head_dim(self) -> int:
@@ -92,16 +105,16 @@ class ModelSpec:
 
     @property
     def block_parameters(self) -> int:
-        """Parameters of one block: attention, MLP and two LayerNorms."""
-        attention = 4 * self.dim**2 + 4 * self.dim
-        mlp = 2 * self.dim * self.mlp_dim + self.mlp_dim + self.dim
-        return attention + mlp + 4 * self.dim
+        """Parameters of one block."""
+        return count_block(self.dim, self.mlp_dim)
 
     @property
     def parameters(self) -> int:
         """Parameters of the encoder: 303,885,312 for ViT-L."""
         patches = self.dim * (self.clip.patch_values + 1)
-        return patches + self.depth * self.block_parameters + 2 * self.dim
+        if self.levels:  # an image's patches are one frame deep; two vectors name the kind
+            patches += self.dim * (self.clip.patch_values // self.clip.tubelet + 1) + 2 * self.dim
+        return patches + self.depth * self.block_parameters + max(1, len(self.levels)) * 2 * self.dim
 
     def flops(self, clip: ClipSpec | None = None) -> int:
         """Floating-point operations of one clip, two a multiply-add, MatMuls only; ViT-L at 16 frames: 1.656e12."""
@@ -122,3 +135,10 @@ class ModelSpec:
         attention = (3 + 3 + (2 if self.positions == "sincos" else 8)) * self.dim
         mlp = 4 * self.dim + 2 * self.mlp_dim
         return 4 * batch * clip.tokens * max(patches, attention, mlp)
+
+
+def count_block(dim: int, mlp_dim: int) -> int:
+    """Parameters of one block: attention, MLP and two LayerNorms."""
+    attention = 4 * dim**2 + 4 * dim
+    mlp = 2 * dim * mlp_dim + mlp_dim + dim
+    return attention + mlp + 4 * dim

@@ -1,5 +1,6 @@
 """What is in a model that has not been trained: seeded weights under which mistakes show."""
 
+import re
 import zlib
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 RANDOM_WARNING = "the weights are random: every number is real, and the embeddings mean nothing"
 _STD = 0.02  # transformers' initializer_range
 _SHARPEN = 4.0  # on query and key rows
+_QUERY_AND_KEY = re.compile(r"attn\.(qkv|q|kv)\.weight$")  # `xattn.q`, `xattn.kv` are those of a pooler
+_ROWS = {"qkv": 2, "q": 1, "kv": 1}  # how many of a tensor's squares are queries or keys
+_LAYER_NORM = re.compile(r"norm\w*(\.\d+)?\.weight$")
 
 
 def fill_random(module: nn.Module, seed: int) -> None:
@@ -27,13 +31,10 @@ def _values(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     values = torch.empty(shape, device="cpu")
     if len(shape) > 1:
         nn.init.trunc_normal_(values, std=_STD, generator=generator)
-        if name.endswith("attn.qkv.weight"):
-            values[: 2 * shape[1]] *= _SHARPEN
-        return values
-    spread = 0.1 if _is_gain(name) else _STD
-    return values.normal_(std=spread, generator=generator) + float(_is_gain(name))
-
-
-def _is_gain(name: str) -> bool:
-    layer, _, kind = name.rpartition(".")
-    return kind == "weight" and layer.rpartition(".")[2].startswith("norm")
+        match = _QUERY_AND_KEY.search(name)
+        if match:  # values follow, if the tensor holds them
+            values[: _ROWS[match[1]] * shape[1]] *= _SHARPEN
+        # nothing normalises a pooler's queries: small ones would leave its attention uniform
+        return values / _STD if name.endswith("query_tokens") else values
+    is_gain = _LAYER_NORM.search(name) is not None
+    return values.normal_(std=0.1 if is_gain else _STD, generator=generator) + float(is_gain)

@@ -45,10 +45,10 @@ class PyTorchBackend(Backend):
 def rebuild_model(bundle: Bundle) -> tuple[Encoder | None, ImageClassifier | None]:
     """The encoder, and the classifier if the bundle has one, with the parameters that the manifest locates."""
     manifest = bundle.manifest
-    state = _read_parameters(bundle.path, manifest)
     with torch.device("meta"):
         encoder = Encoder(manifest.model, manifest.clip)
         classifier = ImageClassifier(encoder, manifest.classes) if manifest.classes else None
+    state = _read_parameters(bundle.path, manifest, f"{encoder.patch_name}.proj")
     heads = {name: state.pop(name) for name in list(state) if name.startswith("head.")}
     encoder.load_state_dict(state, strict=True, assign=True)
     if classifier is not None:
@@ -58,12 +58,12 @@ def rebuild_model(bundle: Bundle) -> tuple[Encoder | None, ImageClassifier | Non
     return encoder.eval(), classifier
 
 
-def _read_parameters(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
+def _read_parameters(folder: Path, manifest: Manifest, patches: str) -> dict[str, Tensor]:
     state = {
         name: _read(folder, stored).T if stored.transform == "transposed" else _read(folder, stored)
         for name, stored in manifest.parameters.items()
     }
-    weight, bias = "patch_embed.proj.weight", "patch_embed.proj.bias"
+    weight, bias = f"{patches}.weight", f"{patches}.bias"
     clip = manifest.clip
     shape = (manifest.model.dim, 3, clip.tubelet, clip.patch, clip.patch)
     if manifest.parameters[weight].transform == "folded":
