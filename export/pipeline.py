@@ -1,5 +1,6 @@
 """How do weights become a finished bundle: stage by stage, and nothing is published that was not proven."""
 
+import gc
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +73,7 @@ def export_bundle(
     stages = Stages(announce)
     with Bundle.create(path) as draft:
         provisional, graph, reference = _write_weights(request, draft.path, stages)
+        gc.collect()  # the exporter's cycles would keep the weights beside those of ONNX Runtime
         graphs = {name: _write_graph(draft.path, name, graph, request, reference, stages) for name in _BACKENDS}
         provisional = replace(provisional, graphs=graphs)
         verdicts = _prove_graphs(Bundle(draft.path, provisional), reference, stages)
