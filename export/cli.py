@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Console
@@ -10,15 +10,19 @@ from rich.console import Console
 from vjepa2.checkpoints import META_KEYS, Request
 from vjepa2.classifier_files import is_image_classifier
 from vjepa2.errors import SpecError
+from vjepa2.head_checkpoints import ProbeOf
+from vjepa2.heads import ImageHead
 from vjepa2.manifest import Batch, GraphInput
 from vjepa2.outputs import write_json
 from vjepa2.progress import show_stages
 from vjepa2.registry import RELEASES
+from vjepa2.spec import Head
 
 from .describe import ExportRequest
 from .pipeline import ExportResult, export_bundle
 
 _FRAMES = 16
+_WEIGHTS = ("model", "key", "revision", "seed", "frames", "size", "layers")  # options of a Request
 _SIZE = re.compile(r"(\d+)(?:x(\d+))?")
 
 
@@ -39,6 +43,14 @@ def _read_batch(_: click.Context, __: click.Parameter, value: str) -> Batch:
     return int(value)
 
 
+def _read_counts(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not re.fullmatch(r"\d+(,\d+)*", value):
+        raise SpecError(f"classes is {value!r}; it must be a number, or for anticipation three as 97,300,3806")
+    return tuple(int(number) for number in value.split(","))
+
+
 @click.command("export")
 @click.argument("source")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle's folder.")
@@ -46,7 +58,9 @@ def _read_batch(_: click.Context, __: click.Parameter, value: str) -> Batch:
 @click.option("--key", type=click.Choice(META_KEYS), help="Which encoder of a Meta .pt file.")
 @click.option("--revision", help="Commit of a Hugging Face repository.")
 @click.option("--seed", type=int, help="Of random weights.")
-@click.option("--frames", type=int, help=f"Frames of a clip.  [default: {_FRAMES}, or an image classifier's own]")
+@click.option(
+    "--frames", type=int, help=f"Frames of a clip.  [default: {_FRAMES}; an image classifier's own; 8 before actions]"
+)
 @click.option("--size", callback=_read_size, help="Pixels of a clip: N or HxW.  [default: as trained]")
 @click.option("--layers", type=int, help="Keep only the first blocks, for experiments.")
 @click.option("--batch", default="1", show_default=True, callback=_read_batch, help="Clips a call: N or dynamic.")
@@ -58,7 +72,21 @@ def _read_batch(_: click.Context, __: click.Parameter, value: str) -> Batch:
     show_default=True,
     help="uint8 pixels, or normalised floats as in transformers.",
 )
-@click.option("--classes", type=int, help="Put an image classifier on the encoder (random weights only).")
+@click.option(
+    "--head",
+    type=click.Choice(get_args(Head)),
+    help="What the graph gives.  [default: embedding, or classifier where SOURCE is an image classifier's folder]",
+)
+@click.option("--classes", callback=_read_counts, help="Of random weights: N, or of anticipation VERBS,NOUNS,ACTIONS.")
+@click.option("--pooling", type=click.Choice(get_args(ImageHead)), help="Of a classifier of random weights.")
+@click.option(
+    "--probe",
+    type=click.Choice(get_args(ProbeOf)),
+    help="Whose heads a video classifier has: 16, as trained, or its encoder's, as in transformers.  [default: meta]",
+)
+@click.option("--encoder", help="Where the encoder is, if SOURCE is the .pt file of a probe.")
+@click.option("--context", type=int, help="Tokens that a predictor is told.  [default: all]")
+@click.option("--targets", type=int, help="Tokens that a predictor is asked for.  [default: all]")
 @click.option("--clips", type=click.Path(path_type=Path), help="Folder of videos to prove the graphs on.")
 @click.option("--no-simplify", is_flag=True, help="Leave onnxsim out.")
 @click.option("--json", "json_file", help="Write the result as JSON; - is standard output.")
@@ -67,26 +95,26 @@ def export_command(
     output: Path,
     batch: Batch,
     graph_input: GraphInput,
-    classes: int | None,
     clips: Path | None,
     no_simplify: bool,
     json_file: str | None,
-    **weights: Any,
+    **options: Any,
 ) -> None:
     """Export SOURCE to a proven ONNX bundle.
 
     SOURCE is a model's name (its released checkpoint), a Hugging Face id, a folder in Hugging Face's layout, a Meta
     .pt file, or the word random.
     """
-    if weights["frames"] is None and not is_image_classifier(source):
+    weights = {name: options.pop(name) for name in _WEIGHTS}
+    if weights["frames"] is None and options["head"] != "action" and not is_image_classifier(source):
         weights["frames"] = _FRAMES
     request = ExportRequest(
         weights=Request(source=source, **weights),
         batch=batch,
         graph_input=graph_input,
-        classes=classes,
         clips=clips,
         simplify=not no_simplify,
+        **options,
     )
     console = Console(stderr=True)
     with show_stages(console) as announce:

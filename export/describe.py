@@ -1,6 +1,7 @@
 """What does a bundle's manifest say of the export that made it?"""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -8,7 +9,10 @@ from vjepa2 import __version__
 from vjepa2.bundle import WEIGHTS
 from vjepa2.checkpoints import Request
 from vjepa2.encoder import Encoder
-from vjepa2.heads import ImageClassifier
+from vjepa2.head_checkpoints import ProbeOf
+from vjepa2.head_specs import ActionSpec, PredictorSpec
+from vjepa2.headed import Headed, describe_parts, head_of
+from vjepa2.heads import ImageHead
 from vjepa2.manifest import (
     Batch,
     GraphInput,
@@ -18,6 +22,7 @@ from vjepa2.manifest import (
     StoredParameter,
     TensorInfo,
 )
+from vjepa2.spec import Head, OutputName
 
 from .trace import Trace
 from .weights_file import place_tensors
@@ -32,26 +37,55 @@ class ExportRequest:
     weights: Request
     batch: Batch = 1
     graph_input: GraphInput = "frames"
-    classes: int | None = None  # of an image classifier on random weights; a trained one brings its own
+    head: Head | None = None  # None: embedding, or classifier where the source is one or classes are given
+    classes: int | tuple[int, ...] | None = None  # of random weights, three for anticipation; trained ones know theirs
+    pooling: ImageHead | None = None  # of a classifier of random weights
+    probe: ProbeOf | None = None  # with whose heads a classifier of videos computes
+    encoder: str | None = None  # where the encoder is, if the source is a probe's .pt file
+    predictor: PredictorSpec | None = None  # of a model that is not in the table
+    action: ActionSpec | None = None
+    context: int | None = None  # tokens that a predictor is told
+    targets: int | None = None  # tokens that it is asked for
     clips: Path | None = None  # a folder of videos to prove the graphs on
     simplify: bool = True
 
 
+# what each output's axes are, and then its channels or classes
+_AXES: dict[OutputName, tuple[str, ...]] = {
+    "tokens": ("batch", "tokens", "channels"),
+    "embedding": ("batch", "channels"),
+    "logits": ("batch", "classes"),
+    "predicted": ("batch", "tokens", "channels"),
+    "verb": ("batch", "classes"),
+    "noun": ("batch", "classes"),
+    "action": ("batch", "classes"),
+}
+
+
 def describe_export(
-    encoder: Encoder, source: Source, request: ExportRequest, traced: Trace, classifier: ImageClassifier | None
+    model: Headed,
+    labels: tuple[str, ...] | None,
+    source: Source,
+    request: ExportRequest,
+    extras: tuple[TensorInfo, ...],
+    shapes: Mapping[OutputName, tuple[int, ...]],
+    traced: Trace,
 ) -> Manifest:
-    """The manifest, but for what is known only later: graphs, parity and files."""
-    classes = None if classifier is None else classifier.head.out_features
+    """The manifest, but for what is known only later: graphs, parity and files; `shapes` are the outputs'."""
+    encoder = model.encoder
+    infos = (*_describe_input(encoder, request, extras), *extras)
+    outputs = (TensorInfo(name=name, dtype="float32", shape=shape, axes=_AXES[name]) for name, shape in shapes.items())
     return Manifest(
         model=encoder.spec,
         clip=encoder.clip,
-        head="embedding" if classifier is None else "classifier",
-        classes=classes,
-        labels=None if classifier is None else classifier.labels,
+        head=head_of(model),
+        parts=describe_parts(model),
+        classes=shapes["logits"][-1] if "logits" in shapes else None,
+        labels=labels,
         batch=request.batch,
         precision="fp32",
-        inputs=(_describe_input(encoder, request),),
-        outputs=_describe_outputs(encoder, request.batch, classes),
+        inputs=tuple(_with_batch(info, request.batch) for info in infos),
+        outputs=tuple(_with_batch(info, request.batch) for info in outputs),
         preprocessing=Preprocessing(),
         source=source,
         graphs={},
@@ -62,28 +96,14 @@ def describe_export(
     )
 
 
-def _describe_input(encoder: Encoder, request: ExportRequest) -> TensorInfo:
+def _describe_input(encoder: Encoder, request: ExportRequest, extras: tuple[TensorInfo, ...]) -> tuple[TensorInfo]:
+    """The pixels; before actions there is a frame for each of their steps."""
+    steps = next((info.shape[1] for info in extras if info.name == "actions"), encoder.clip.frames)
     if request.graph_input == "frames":
-        shape = _with_batch(encoder.clip.frames_shape(), request.batch)
-        axes = ("batch", "frames", "height", "width", "rgb")
-        return TensorInfo(name="frames", dtype="uint8", shape=shape, axes=axes)
-    shape = _with_batch(encoder.clip.shape(), request.batch)
-    axes = ("batch", "frames", "rgb", "height", "width")
-    return TensorInfo(name="pixel_values_videos", dtype="float32", shape=shape, axes=axes)
-
-
-def _describe_outputs(encoder: Encoder, batch: Batch, classes: int | None) -> tuple[TensorInfo, ...]:
-    dim, count = encoder.spec.dim, encoder.clip.tokens
-    described: list[tuple[str, tuple[int, ...], tuple[str, ...]]] = [
-        ("tokens", (1, count, dim), ("batch", "tokens", "channels")),
-        ("embedding", (1, dim), ("batch", "channels")),
-    ]
-    if classes is not None:
-        described.append(("logits", (1, classes), ("batch", "classes")))
-    return tuple(
-        TensorInfo(name=name, dtype="float32", shape=_with_batch(shape, batch), axes=axes)
-        for name, shape, axes in described
-    )
+        shape, axes = encoder.clip.frames_shape(), ("batch", "frames", "height", "width", "rgb")
+        return (TensorInfo(name="frames", dtype="uint8", shape=(1, steps, *shape[2:]), axes=axes),)
+    shape, axes = encoder.clip.shape(), ("batch", "frames", "rgb", "height", "width")
+    return (TensorInfo(name="pixel_values_videos", dtype="float32", shape=(1, steps, *shape[2:]), axes=axes),)
 
 
 def _describe_parameters(traced: Trace) -> dict[str, StoredParameter]:
@@ -100,8 +120,8 @@ def _describe_parameters(traced: Trace) -> dict[str, StoredParameter]:
     }
 
 
-def _with_batch(shape: tuple[int, ...], batch: Batch) -> tuple[int | str, ...]:
-    return ("batch" if batch == "dynamic" else batch, *shape[1:])
+def _with_batch(info: TensorInfo, batch: Batch) -> TensorInfo:
+    return replace(info, shape=("batch" if batch == "dynamic" else batch, *info.shape[1:]))
 
 
 def _version(distribution: str) -> str | None:

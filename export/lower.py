@@ -10,19 +10,29 @@ from onnx import helper, numpy_helper
 
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE
 
-from .trace import PLACEHOLDER
+from .adapters import CROSS_ATTENTION, REPEAT, SELF_ATTENTION
 
 _MICROSOFT = "com.microsoft"
 
 
 @dataclass(slots=True)
 class _Site:
-    """One attention to be lowered, and the constants that all of them share."""
+    """One placeholder to be lowered, the shapes of what it takes and gives, and the constants that all share."""
 
     node: onnx.NodeProto
-    shape: tuple[int, int, int, int]  # batch, tokens, heads, channels per head
+    shapes: dict[str, tuple[int, ...]]
     constants: dict[str, onnx.TensorProto]
     made: list[onnx.NodeProto] = field(default_factory=list)
+
+    @property
+    def heads(self) -> int:
+        """Heads of this attention."""
+        return int(next(attribute.i for attribute in self.node.attribute if attribute.name == "heads"))
+
+    @property
+    def channels(self) -> int:
+        """Channels per head."""
+        return self.shapes[self.node.output[0]][-1] // self.heads
 
     def add(self, op: str, inputs: list[str], result: str, **attributes: Any) -> str:
         """Append a node named after the attention; `result` also names its output."""
@@ -36,6 +46,11 @@ class _Site:
         self.made.append(helper.make_node(op, inputs, outputs, name=name, **attributes))
         return outputs
 
+    def shape(self, axes: str, *dims: int) -> str:
+        """A constant shape of the graph, made once."""
+        name = f"shape_{axes}_{'x'.join(map(str, dims))}"
+        return self.constant(name, np.array(dims))
+
     def constant(self, name: str, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:
         """A constant of the graph, made once."""
         self.constants.setdefault(name, numpy_helper.from_array(values, name))
@@ -46,15 +61,15 @@ def lower_graph(traced: onnx.ModelProto, target: str) -> onnx.ModelProto:
     """The traced graph for `portable.onnx` (MatMul, Softmax, MatMul) or `onnxruntime.onnx` (one fused operator)."""
     graph = onnx.ModelProto()
     graph.CopyFrom(traced)
-    shapes = {info.name: info for info in traced.graph.value_info}
+    shapes = _find_shapes(traced.graph)
     constants: dict[str, onnx.TensorProto] = {}
     nodes: list[onnx.NodeProto] = []
     for node in traced.graph.node:
-        if (node.domain, node.op_type) != PLACEHOLDER:
+        if (node.domain, node.op_type) not in _LOWERINGS[target]:
             nodes.append(node)
             continue
-        site = _Site(node, _attention_shape(node, shapes), constants)
-        _LOWERINGS[target](site)
+        site = _Site(node, shapes, constants)
+        _LOWERINGS[target][node.domain, node.op_type](site)
         nodes.extend(site.made)
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
@@ -64,53 +79,100 @@ def lower_graph(traced: onnx.ModelProto, target: str) -> onnx.ModelProto:
 
 
 def make_batch_dynamic(graph: onnx.ModelProto) -> None:
-    """Let the first axis of every input, output and Reshape be any size: every Reshape here keeps it."""
+    """Let the first axis of every input, output, Reshape and Expand be any size: every one of these here keeps it."""
     for value in (*graph.graph.input, *graph.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del graph.graph.value_info[:]
-    targets = {node.input[1] for node in graph.graph.node if node.op_type == "Reshape"}
-    for constant in graph.graph.initializer:
-        if constant.name in targets:
-            shape = numpy_helper.to_array(constant).copy()
-            shape[0] = -1
-            constant.CopyFrom(numpy_helper.from_array(shape, constant.name))
+    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
+    for name in {node.input[1] for node in graph.graph.node if node.op_type == "Reshape"}:
+        shape = numpy_helper.to_array(constants[name]).copy()
+        shape[0] = -1
+        constants[name].CopyFrom(numpy_helper.from_array(shape, name))
+    expands = [node for node in graph.graph.node if node.op_type == "Expand"]
+    if not expands:
+        return
+    first = graph.graph.input[0].name
+    made = [helper.make_node("Shape", [first], ["batch_1"], name="batch/Shape", start=0, end=1)]
+    for number, node in enumerate(expands):
+        rest, whole = f"expand_{number}_rest", f"expand_{number}_shape"
+        graph.graph.initializer.append(
+            numpy_helper.from_array(numpy_helper.to_array(constants[node.input[1]])[1:], rest)
+        )
+        made.append(helper.make_node("Concat", ["batch_1", rest], [whole], name=f"{node.name}/Concat", axis=0))
+        node.input[1] = whole
+    nodes = [*made, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
 
 
 def _portable(site: _Site) -> None:
-    batch, tokens, heads, channels = site.shape
-    qk_BNQK, v_BND = site.node.input
-    shape_BNAK = site.constant("shape_BNAK", np.array([batch, tokens, heads, channels]))
-    shape_BND = site.constant("shape_BND", np.array([batch, tokens, heads * channels]))
-    scale = site.constant("attention_scale", np.array(channels**-0.5, np.float32))
+    qk_BNQK, v_BND, *bias_11NN = site.node.input
     q_BNAK, k_BNAK = site.split("Split", [qk_BNQK], ["q_BNAK", "k_BNAK"], axis=2, num_outputs=2)
-    q_BANK = site.add("Transpose", [q_BNAK], "q_BANK", perm=[0, 2, 1, 3])
-    scaled_BANK = site.add("Mul", [q_BANK, scale], "scaled_BANK")
+    _spell_out(site, q_BNAK, k_BNAK, v_BND, bias_11NN)
+
+
+def _portable_cross(site: _Site) -> None:
+    q_BMD, k_BND, v_BND = site.node.input
+    _spell_out(site, _cut(site, q_BMD, "q_BMAK"), _cut(site, k_BND, "k_BNAK"), v_BND, [])
+
+
+def _spell_out(site: _Site, q_BMAK: str, k_BNAK: str, v_BND: str, bias_11MN: list[str]) -> None:
+    scale = site.constant(f"attention_scale_{site.channels}", np.array(site.channels**-0.5, np.float32))
+    q_BAMK = site.add("Transpose", [q_BMAK], "q_BAMK", perm=[0, 2, 1, 3])
+    scaled_BAMK = site.add("Mul", [q_BAMK, scale], "scaled_BAMK")
     k_BAKN = site.add("Transpose", [k_BNAK], "k_BAKN", perm=[0, 2, 3, 1])
-    v_BNAK = site.add("Reshape", [v_BND, shape_BNAK], "v_BNAK")
-    v_BANK = site.add("Transpose", [v_BNAK], "v_BANK", perm=[0, 2, 1, 3])
-    scores_BANN = site.add("MatMul", [scaled_BANK, k_BAKN], "scores_BANN")
-    weights_BANN = site.add("Softmax", [scores_BANN], "weights_BANN", axis=-1)
-    mixed_BANK = site.add("MatMul", [weights_BANN, v_BANK], "mixed_BANK")
-    mixed_BNAK = site.add("Transpose", [mixed_BANK], "mixed_BNAK", perm=[0, 2, 1, 3])
-    site.add("Reshape", [mixed_BNAK, shape_BND], "out")
+    v_BANK = site.add("Transpose", [_cut(site, v_BND, "v_BNAK")], "v_BANK", perm=[0, 2, 1, 3])
+    scores_BAMN = site.add("MatMul", [scaled_BAMK, k_BAKN], "scores_BAMN")
+    for bias in bias_11MN:
+        scores_BAMN = site.add("Add", [scores_BAMN, bias], "seen_BAMN")
+    weights_BAMN = site.add("Softmax", [scores_BAMN], "weights_BAMN", axis=-1)
+    mixed_BAMK = site.add("MatMul", [weights_BAMN, v_BANK], "mixed_BAMK")
+    mixed_BMAK = site.add("Transpose", [mixed_BAMK], "mixed_BMAK", perm=[0, 2, 1, 3])
+    site.add("Reshape", [mixed_BMAK, site.shape("BND", *site.shapes[site.node.output[0]])], "out")
+
+
+def _cut(site: _Site, x_BND: str, result: str) -> str:
+    """The channels of `x_BND` cut into heads."""
+    return site.add("Reshape", [x_BND, site.shape("BNAK", *site.shapes[x_BND][:2], site.heads, site.channels)], result)
 
 
 def _onnxruntime(site: _Site) -> None:
-    batch, tokens, heads, channels = site.shape
-    qk_BNQK, v_BND = site.node.input
-    shape_BNC = site.constant("shape_qk_BNC", np.array([batch, tokens, 2 * heads * channels]))
-    qk_BNC = site.add("Reshape", [qk_BNQK, shape_BNC], "qk_BNC")
+    qk_BNQK, v_BND, *bias_11NN = site.node.input
+    batch, tokens, both, channels = site.shapes[qk_BNQK]
+    qk_BNC = site.add("Reshape", [qk_BNQK, site.shape("BNC", batch, tokens, both * channels)], "qk_BNC")
     q_BND, k_BND = site.split("Split", [qk_BNC], ["q_BND", "k_BND"], axis=2, num_outputs=2)
-    site.add("MultiHeadAttention", [q_BND, k_BND, v_BND], "out", domain=_MICROSOFT, num_heads=heads)
+    _fuse(site, [q_BND, k_BND, v_BND], list(bias_11NN))
 
 
-_LOWERINGS: dict[str, Callable[[_Site], None]] = {PORTABLE: _portable, ONNXRUNTIME: _onnxruntime}
+def _onnxruntime_cross(site: _Site) -> None:
+    q_BMD, k_BND, v_BND = site.node.input
+    must = site.shapes[site.node.output[0]]
+    if site.shapes[q_BMD] != must:
+        q_BMD = site.add("Expand", [q_BMD, site.shape("BND", *must)], "q_BMD")
+    _fuse(site, [q_BMD, k_BND, v_BND], [])
 
 
-def _attention_shape(node: onnx.NodeProto, shapes: dict[str, onnx.ValueInfoProto]) -> tuple[int, int, int, int]:
-    dims = shapes[node.input[0]].type.tensor_type.shape.dim
-    batch, tokens, both, channels = (dim.dim_value for dim in dims)
-    return batch, tokens, both // 2, channels
+def _repeat(site: _Site) -> None:
+    site.add("Expand", [site.node.input[0], site.shape("BND", *site.shapes[site.node.output[0]])], "out")
+
+
+def _fuse(site: _Site, qkv: list[str], bias_11NN: list[str]) -> None:
+    inputs = [*qkv, "", "", *bias_11NN] if bias_11NN else qkv  # without the bias of q, k, v and the padding's mask
+    site.add("MultiHeadAttention", inputs, "out", domain=_MICROSOFT, num_heads=site.heads)
+
+
+_LOWERINGS: dict[str, dict[tuple[str, str], Callable[[_Site], None]]] = {
+    PORTABLE: {SELF_ATTENTION: _portable, CROSS_ATTENTION: _portable_cross, REPEAT: _repeat},
+    ONNXRUNTIME: {SELF_ATTENTION: _onnxruntime, CROSS_ATTENTION: _onnxruntime_cross, REPEAT: _repeat},
+}
+
+
+def _find_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    """The shape of every value, the weights' too."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for info in (*graph.value_info, *graph.input, *graph.output):
+        shapes[info.name] = tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
+    return shapes
 
 
 def _set_domains(graph: onnx.ModelProto) -> None:

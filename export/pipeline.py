@@ -11,27 +11,25 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, REFERENCE, WEIGHTS, Bundle
-from vjepa2.checkpoints import RANDOM, load_checkpoint
-from vjepa2.classifier_files import is_image_classifier, load_image_classifier
-from vjepa2.encoder import Encoder
 from vjepa2.errors import ExportError, ParityError
 from vjepa2.extras import import_with_extra
-from vjepa2.heads import ImageClassifier
-from vjepa2.manifest import GraphInfo, Manifest, ParityVerdict, Source
-from vjepa2.runtime.backends import open_backend
+from vjepa2.headed import ActionEncoder, Headed, compute_outputs, embed_clips
+from vjepa2.manifest import GraphInfo, Manifest, ParityVerdict, TensorInfo
+from vjepa2.runtime.backends import Outputs, open_backend
 from vjepa2.runtime.backends.base import FramesArray, normalise
 from vjepa2.runtime.parity import GATES, Reference, check_parity
 from vjepa2.runtime.scenes import generate_scene
-from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec
-from vjepa2.weights import fill_random
+from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, OutputName
 
 from .describe import ExportRequest, describe_export
+from .extras import ExtraArrays, describe_extras, make_extras
+from .load_model import load_model
 from .lower import lower_graph, make_batch_dynamic
-from .simplify import Outputs, Simplification, simplify_graph
-from .trace import trace_encoder
+from .simplify import NamedArrays, Simplification, simplify_graph
+from .trace import trace_model
 from .weights_file import write_tensors
 
 _LEAST_CLIPS = 3
@@ -86,38 +84,28 @@ def export_bundle(
 def _write_weights(request: ExportRequest, folder: Path, stages: Stages) -> tuple[Manifest, onnx.ModelProto, Reference]:
     """Everything that needs the module; when this returns, nothing holds its weights any more."""
     with stages.stage("load weights"):
-        encoder, source = load_checkpoint(request.weights)
-        classifier = _find_classifier(encoder, source, request)
-        head = None if classifier is None else classifier.head
+        model, source, labels = load_model(request)
+        extras = describe_extras(model, request.context, request.targets)
     with stages.stage("run PyTorch"):
-        reference = compute_reference(encoder, head, gather_clips(encoder.clip, request.clips))
+        reference = _prove_with(model, extras, request)
         reference.save(folder / REFERENCE)
+    shapes = {name: array.shape for name, array in reference.outputs.by_name().items()}
     with stages.stage("trace"):
-        batch = 1 if request.batch == "dynamic" else request.batch
-        traced = trace_encoder(encoder, head, graph_input=request.graph_input, batch=batch)
+        batch = 2 if request.batch == "dynamic" else request.batch  # of one clip, what repeats for others is left out
+        examples = {name: torch.from_numpy(array) for name, array in make_extras(model, extras, batch).items()}
+        traced = trace_model(model, tuple(shapes), examples, graph_input=request.graph_input, batch=batch)
     with stages.stage("write weights"):
         write_tensors(folder / WEIGHTS, traced.tensors)
-    return describe_export(encoder, source, request, traced, classifier), traced.graph, reference
+    manifest = describe_export(model, labels, source, request, extras, shapes, traced)
+    return manifest, traced.graph, reference
 
 
-def _find_classifier(encoder: Encoder, source: Source, request: ExportRequest) -> ImageClassifier | None:
-    """The image classifier that the source is, or random weights on `encoder` if classes were asked for."""
-    folder, classes = Path(request.weights.source), request.classes
-    if is_image_classifier(folder) and classes is None:
-        trained = load_image_classifier(folder, encoder)
-        if trained.pooler is not None:
-            raise ExportError(f"{folder} has an attentive head; only a linear one can be exported: train one of these")
-        return trained
-    if classes is None:
-        return None
-    if source.name != RANDOM:
-        raise ExportError(f"{source.name} takes no classes but its own; leave them out, or export random weights")
-    if classes < 1:
-        raise ExportError(f"classes is {classes}; it must be at least 1")
-    with torch.device("meta"):
-        classifier = ImageClassifier(encoder, classes)
-    fill_random(classifier.head, source.seed or 0)
-    return classifier
+def _prove_with(model: Headed, extras: tuple[TensorInfo, ...], request: ExportRequest) -> Reference:
+    clip = model.encoder.clip
+    if isinstance(model, ActionEncoder):
+        clip = replace(model.predictor.clip, frames=model.predictor.clip.grid[0], tubelet=1)
+    frames_BTHWC = gather_clips(clip, request.clips)
+    return compute_reference(model, frames_BTHWC, make_extras(model, extras, len(frames_BTHWC)))
 
 
 def gather_clips(clip: ClipSpec, folder: Path | None) -> FramesArray:
@@ -139,24 +127,29 @@ def _read_clips(clip: ClipSpec, folder: Path) -> list[FramesArray]:
     return [preprocess.fit_clip(video.read_frames(file, clip.frames, pad="repeat-last"), clip) for file in files]
 
 
-def compute_reference(encoder: Encoder, head: nn.Linear | None, frames_BTHWC: FramesArray) -> Reference:
+def compute_reference(model: Headed, frames_BTHWC: FramesArray, inputs: ExtraArrays) -> Reference:
     """What PyTorch float32 makes of the clips, one at a time."""
-    tokens, norms = [], []
+    rows: list[dict[OutputName, Tensor]] = []
+    norms: list[Tensor] = []
+
+    def keep_norms(_: nn.Module, streams: tuple[Tensor, ...]) -> None:
+        norms.append(streams[0].norm(dim=-1).flatten())
+
+    hook = model.encoder.last_norm.register_forward_pre_hook(keep_norms)
+    of_clip = []
     with torch.inference_mode():
-        for frames in frames_BTHWC:
+        for index, frames in enumerate(frames_BTHWC):
             clip_BTCHW = torch.from_numpy(normalise(frames[None], RGB_MEAN, RGB_STD))
-            stream_BND = encoder.mix_patches(encoder.embed_patches(clip_BTCHW))
-            tokens.append(encoder.normalise(stream_BND))
-            norms.append(stream_BND.norm(dim=-1))
-        tokens_BND = torch.cat(tokens)
-        embeddings_BD = tokens_BND.mean(dim=1)
-        return Reference(
-            frames_BTHWC=frames_BTHWC,
-            tokens_BND=tokens_BND.numpy(),
-            embeddings_BD=embeddings_BD.numpy(),
-            norms_BN=torch.cat(norms).numpy(),
-            logits_BL=None if head is None else head(embeddings_BD).numpy(),
-        )
+            extras = [torch.from_numpy(array[index : index + 1]) for array in inputs.values()]
+            rows.append(compute_outputs(model, embed_clips(model, clip_BTCHW), extras))
+            of_clip.append(norms[-1])  # an earlier one is of a layer below, through the same LayerNorm
+    hook.remove()
+    return Reference(
+        frames_BTHWC=frames_BTHWC,
+        norms_BN=torch.stack(of_clip).numpy(),
+        outputs=Outputs.from_names({name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]}),
+        inputs=inputs,
+    )
 
 
 def _write_graph(
@@ -179,20 +172,22 @@ def _write_graph(
     return GraphInfo(nodes=len(done.graph.graph.node), simplified=done.verdict)
 
 
-def _runner(folder: Path, request: ExportRequest, reference: Reference) -> Callable[[onnx.ModelProto], Outputs]:
+def _runner(folder: Path, request: ExportRequest, reference: Reference) -> Callable[[onnx.ModelProto], NamedArrays]:
     """Runs a graph beside its weights, on the first clip."""
     onnxrt = import_with_extra("vjepa2.runtime.backends.onnxrt", "onnxruntime")
-    clips: np.ndarray[tuple[int, ...], np.dtype[np.generic]] = reference.frames_BTHWC[:1]
-    if request.batch != "dynamic":
-        clips = np.repeat(clips, request.batch, axis=0)
-    if request.graph_input == "pixel_values_videos":
-        clips = normalise(clips.astype(np.uint8), RGB_MEAN, RGB_STD)
+    count = 1 if request.batch == "dynamic" else request.batch
+    frames_BTHWC = np.repeat(reference.frames_BTHWC[:1], count, axis=0)
+    is_float = request.graph_input == "pixel_values_videos"
+    inputs = {
+        request.graph_input: normalise(frames_BTHWC, RGB_MEAN, RGB_STD) if is_float else frames_BTHWC,
+        **{name: np.repeat(array[:1], count, axis=0) for name, array in reference.inputs.items()},
+    }
 
-    def run(graph: onnx.ModelProto) -> Outputs:
+    def run(graph: onnx.ModelProto) -> NamedArrays:
         file = folder / "candidate.onnx"
         file.write_bytes(graph.SerializeToString())
         try:
-            outputs: Outputs = onnxrt.run_graph(file, {request.graph_input: clips})
+            outputs: NamedArrays = onnxrt.run_graph(file, inputs)
             return outputs
         finally:
             file.unlink()

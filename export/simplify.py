@@ -15,7 +15,7 @@ from onnx import helper
 TIME_LIMIT_S = 120.0
 TOLERANCE = 1e-5  # max |difference| / max |output|
 
-Outputs = Mapping[str, npt.NDArray[np.float32]]
+NamedArrays = Mapping[str, npt.NDArray[np.float32]]
 _CHILD = """
 import sys, onnx, onnxsim
 model, _ = onnxsim.simplify(sys.argv[1])
@@ -33,7 +33,7 @@ class Simplification:
 
 def simplify_graph(
     graph: onnx.ModelProto,
-    run: Callable[[onnx.ModelProto], Outputs],
+    run: Callable[[onnx.ModelProto], NamedArrays],
     *,
     time_limit_s: float = TIME_LIMIT_S,
 ) -> Simplification:
@@ -122,7 +122,7 @@ def _signature(model: onnx.ModelProto) -> tuple[object, ...]:
     return values, opsets, model.ir_version
 
 
-def _difference(before: Outputs, after: Outputs) -> float:
+def _difference(before: NamedArrays, after: NamedArrays) -> float:
     worst = 0.0
     for name, expected in before.items():
         scale = float(np.abs(expected).max()) or 1.0

@@ -1,4 +1,4 @@
-"""How does an app turn videos into embeddings?"""
+"""How does an app turn videos into embeddings, and into names of classes?"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.progress import track
 
 from vjepa2.bundle import Bundle
-from vjepa2.errors import VideoError
+from vjepa2.errors import BackendError, VideoError
 from vjepa2.extras import import_with_extra
+from vjepa2.spec import OutputName
 
 from .backends import Backend, open_backend
-from .backends.base import FloatArray, FramesArray, OutputName
+from .backends.base import FloatArray, FramesArray
+from .classify import Classification, rank_classes
 from .sampling import Pad, choose_frames
 
 Video = str | Path | npt.NDArray[np.uint8]
@@ -27,7 +29,7 @@ _OUTPUTS: dict[OutputValue, OutputName] = {
 
 
 class EmbeddingEngine:
-    """Videos in, embeddings out, by one backend. Its words are those of sentence-transformers."""
+    """Videos in, embeddings or classes out, by one backend. Its words are those of sentence-transformers."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -54,24 +56,35 @@ class EmbeddingEngine:
         """
         if output_value not in _OUTPUTS:
             raise ValueError(f"output_value is {output_value!r}; it must be one of {', '.join(_OUTPUTS)}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         single = isinstance(videos, (str, Path, np.ndarray))
-        items: list[Video] = [videos] if isinstance(videos, (str, Path, np.ndarray)) else list(videos)
-        if not items:
-            raise VideoError("there is no video to encode; give at least one")
-        rows = []
-        batches = range(0, len(items), batch_size)
-        for start in track(
-            batches, "encoding", console=Console(stderr=True), disable=not show_progress_bar, transient=True
-        ):
-            clips = np.stack([self._read_clip(video, pad) for video in items[start : start + batch_size]])
-            rows.append(self._run(clips, output_value))
-        encoded = np.concatenate(rows)
+        encoded = self._run_all(videos, _OUTPUTS[output_value], batch_size, show_progress_bar, pad)
         if normalize_embeddings:
             encoded /= np.maximum(np.linalg.norm(encoded, axis=-1, keepdims=True), 1e-12)
         result: FloatArray = encoded[0] if single else encoded
         return result
+
+    def classify(
+        self,
+        videos: Video | Iterable[Video],
+        *,
+        top: int = 5,
+        batch_size: int = 1,
+        show_progress_bar: bool = False,
+        pad: Pad = "none",
+    ) -> list[Classification]:
+        """The `top` likeliest classes of each video, by a bundle that was exported with a classifier.
+
+        Videos are what `encode` takes. Classes without names are called by their numbers.
+        """
+        if top < 1:
+            raise ValueError(f"top is {top}; it must be at least 1")
+        manifest = self.backend.bundle.manifest
+        if manifest.classes is None:
+            raise BackendError(
+                f"{self.backend.bundle.path.name} has no classifier, its head is {manifest.head}; "
+                "export one with --head classifier"
+            )
+        return rank_classes(self._run_all(videos, "logits", batch_size, show_progress_bar, pad), manifest.labels, top)
 
     def close(self) -> None:
         """Free the model. Safe to call twice."""
@@ -87,19 +100,37 @@ class EmbeddingEngine:
         """Close."""
         self.close()
 
-    def _run(self, clips_BTHWC: FramesArray, output_value: OutputValue) -> FloatArray:
-        outputs = self.backend.run(clips_BTHWC, (_OUTPUTS[output_value],))
-        result = outputs.embeddings_BD if output_value == "sentence_embedding" else outputs.tokens_BND
-        assert result is not None
-        return result
+    def _run_all(
+        self,
+        videos: Video | Iterable[Video],
+        output: OutputName,
+        batch_size: int,
+        show_progress_bar: bool,
+        pad: Pad,
+    ) -> FloatArray:
+        """One output of every video, rows in the order given."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        items: list[Video] = [videos] if isinstance(videos, (str, Path, np.ndarray)) else list(videos)
+        if not items:
+            raise VideoError("there is no video to encode; give at least one")
+        rows = []
+        batches = range(0, len(items), batch_size)
+        for start in track(
+            batches, "encoding", console=Console(stderr=True), disable=not show_progress_bar, transient=True
+        ):
+            clips_BTHWC = np.stack([self.read_clip(video, pad) for video in items[start : start + batch_size]])
+            rows.append(self.backend.run(clips_BTHWC, (output,)).by_name()[output])
+        return np.concatenate(rows)
 
-    def _read_clip(self, video: Video, pad: Pad) -> FramesArray:
-        """Frames of the bundle's size."""
-        clip = self.backend.bundle.manifest.clip
+    def read_clip(self, video: Video, pad: Pad = "none") -> FramesArray:
+        """Frames `[T, H, W, 3]` of a video as `backend.run` takes them."""
+        manifest = self.backend.bundle.manifest
+        clip, count = manifest.clip, manifest.frames_shape[0]
         preprocess = import_with_extra("vjepa2.runtime.preprocess", "video")
         if isinstance(video, np.ndarray):
-            frames = video[choose_frames(len(video), clip.frames, pad=pad, name="the array")]
+            frames = video[choose_frames(len(video), count, pad=pad, name="the array")]
         else:
-            frames = import_with_extra("vjepa2.runtime.video", "video").read_frames(video, clip.frames, pad=pad)
+            frames = import_with_extra("vjepa2.runtime.video", "video").read_frames(video, count, pad=pad)
         fitted: FramesArray = preprocess.fit_clip(frames, clip)
         return fitted

@@ -1,11 +1,12 @@
 """Do two backends compute the same: per token, in float64, against limits written down beforehand.
 
-Axes: B clips, N tokens, D channels of a token, L classes.
+Axes: B clips, N tokens, D channels of a token.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from vjepa2.errors import BundleError
 from vjepa2.manifest import ParityVerdict, Precision
 
 from .backends import Backend, Outputs
-from .backends.base import FloatArray, FramesArray, OutputName
+from .backends.base import OUTPUT_FIELDS, FloatArray, FramesArray, InputArray
 
 _Float64 = npt.NDArray[np.float64]
 
@@ -34,13 +35,12 @@ GATES: dict[Precision, Gate] = {"fp32": Gate(token_cosine=0.99999, relative_max=
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """Clips, and what PyTorch float32 makes of them."""
+    """Clips, what a head takes beside them, and what PyTorch float32 makes of both."""
 
     frames_BTHWC: FramesArray
-    tokens_BND: FloatArray
-    embeddings_BD: FloatArray
     norms_BN: FloatArray  # of tokens before the final LayerNorm
-    logits_BL: FloatArray | None = None
+    outputs: Outputs
+    inputs: Mapping[str, InputArray] = field(default_factory=dict)
 
     @property
     def probe(self) -> int:
@@ -50,39 +50,41 @@ class Reference:
 
     def save(self, file: Path) -> None:
         """Write `reference.npz`, byte for byte the same for the same numbers."""
-        arrays = {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
+        arrays: dict[str, Any] = {"frames_BTHWC": self.frames_BTHWC, "norms_BN": self.norms_BN}
+        arrays |= {OUTPUT_FIELDS[name]: array for name, array in self.outputs.by_name().items()}
+        arrays |= {_INPUT + name: array for name, array in self.inputs.items()}
         with file.open("xb") as stream:
             np.savez(stream, **arrays)
 
     @classmethod
     def load(cls, bundle: Bundle) -> "Reference":
         """Read what export stored in a bundle."""
+        names = [name for name in OUTPUT_FIELDS if name in {info.name for info in bundle.manifest.outputs}]
+        extras = [info.name for info in bundle.manifest.inputs[1:]]
         with np.load(bundle.path / REFERENCE, allow_pickle=False) as arrays:
-            held = {name: arrays[name] for name in _FIELDS if name in arrays}
-        if {*_FIELDS[:-1]} - set(held):
-            raise BundleError(f"{bundle.path / REFERENCE} lacks {sorted({*_FIELDS[:-1]} - set(held))}; export again")
-        return cls(**held)
+            held = dict(arrays)
+        needed = {"frames_BTHWC", "norms_BN", *(OUTPUT_FIELDS[name] for name in names), *map(_INPUT.__add__, extras)}
+        if needed - set(held):
+            raise BundleError(f"{bundle.path / REFERENCE} lacks {sorted(needed - set(held))}; export again")
+        return cls(
+            frames_BTHWC=held["frames_BTHWC"],
+            norms_BN=held["norms_BN"],
+            outputs=Outputs.from_names({name: held[OUTPUT_FIELDS[name]] for name in names}),
+            inputs={name: held[_INPUT + name] for name in extras},
+        )
 
 
-_FIELDS = ("frames_BTHWC", "tokens_BND", "embeddings_BD", "norms_BN", "logits_BL")
+_INPUT = "input_"  # before the name of what a head takes
 
 
 def check_parity(reference: Reference, backend: Backend, gate: Gate) -> ParityVerdict:
     """Run every clip of `reference` on `backend`, and its most moving one with the frames shuffled.
 
-    The verdict passes if every token, embedding and logit is within `gate` on every clip and the shuffled clip is
-    not: a graph that gives the same for any order of frames would agree with nothing that was learnt.
+    The verdict passes if every output is within `gate` on every clip and the tokens of the shuffled clip are not: a
+    graph that gives the same for any order of frames would agree with nothing that was learnt.
     """
-    names: tuple[OutputName, ...] = ("tokens", "embedding")
-    if reference.logits_BL is not None:
-        names = (*names, "logits")
-    shown = [
-        _compare(reference, index, backend.run(reference.frames_BTHWC[index : index + 1], names))
-        for index in range(len(reference.frames_BTHWC))
-    ]
-    probe = reference.probe
-    shuffled = backend.run(shuffle_frames(reference.frames_BTHWC[probe : probe + 1]), names)
-    probe_figures = _compare(reference, probe, shuffled)
+    shown = [_compare(reference, index, backend) for index in range(len(reference.frames_BTHWC))]
+    probe_figures = _compare(reference, reference.probe, backend, shuffle_frames)
     worst = Figures.worst(shown)
     return ParityVerdict(
         clips=len(shown),
@@ -98,14 +100,14 @@ def check_parity(reference: Reference, backend: Backend, gate: Gate) -> ParityVe
 class Figures:
     """How far one clip's outputs are from the reference's."""
 
-    embedding_cosine: float
+    embedding_cosine: float | None  # of the worst of what is one vector a clip
     token_cosine: float  # of the worst token
     relative_max: float  # the worst of all outputs
 
     def keeps(self, gate: Gate) -> bool:
         """Whether every figure is within its limit. NaN never is."""
         return (
-            self.embedding_cosine >= gate.token_cosine
+            (self.embedding_cosine is None or self.embedding_cosine >= gate.token_cosine)
             and self.token_cosine >= gate.token_cosine
             and self.relative_max <= gate.relative_max
         )
@@ -113,8 +115,9 @@ class Figures:
     @classmethod
     def worst(cls, all_figures: Sequence["Figures"]) -> "Figures":
         """The worst of each figure; NaN if there is one."""
+        vectors = [figures.embedding_cosine for figures in all_figures if figures.embedding_cosine is not None]
         return cls(
-            embedding_cosine=float(np.min([figures.embedding_cosine for figures in all_figures])),
+            embedding_cosine=float(np.min(vectors)) if vectors else None,
             token_cosine=float(np.min([figures.token_cosine for figures in all_figures])),
             relative_max=float(np.max([figures.relative_max for figures in all_figures])),
         )
@@ -138,16 +141,25 @@ def shuffle_frames(frames_BTHWC: FramesArray) -> FramesArray:
     return frames_BTHWC[:, np.concatenate([numbers[1::2], numbers[::2]])]
 
 
-def _compare(reference: Reference, index: int, outputs: Outputs) -> Figures:
+def _compare(
+    reference: Reference,
+    index: int,
+    backend: Backend,
+    change: Callable[[FramesArray], FramesArray] = np.ascontiguousarray,
+) -> Figures:
+    """The figures of one clip, its frames changed by `change`."""
     one = slice(index, index + 1)
-    assert outputs.tokens_BND is not None
-    assert outputs.embeddings_BD is not None
-    token_cosine, token_relative = measure(reference.tokens_BND[one], outputs.tokens_BND)
-    cosine, relative = measure(reference.embeddings_BD[one], outputs.embeddings_BD)
-    worst_relative = [token_relative, relative]
-    if reference.logits_BL is not None:
-        assert outputs.logits_BL is not None
-        logits_cosine, logits_relative = measure(reference.logits_BL[one], outputs.logits_BL)
-        cosine = float(np.min([cosine, logits_cosine]))
-        worst_relative.append(logits_relative)
-    return Figures(embedding_cosine=cosine, token_cosine=token_cosine, relative_max=float(np.max(worst_relative)))
+    expected = reference.outputs.by_name()
+    inputs = {name: array[one] for name, array in reference.inputs.items()}
+    got = backend.run(change(reference.frames_BTHWC[one]), tuple(expected), inputs).by_name()
+    cosines: dict[bool, list[float]] = {True: [], False: []}  # of tokens, of vectors
+    relatives = []
+    for name, array in expected.items():
+        cosine, relative = measure(array[one], got[name])
+        cosines[array.ndim > 2].append(cosine)
+        relatives.append(relative)
+    return Figures(
+        embedding_cosine=float(np.min(cosines[False])) if cosines[False] else None,
+        token_cosine=float(np.min(cosines[True])),
+        relative_max=float(np.max(relatives)),
+    )

@@ -23,8 +23,9 @@ from vjepa2.export import pipeline
 from vjepa2.export.describe import ExportRequest
 from vjepa2.export.lower import lower_graph
 from vjepa2.export.pipeline import export_bundle
-from vjepa2.export.trace import trace_encoder
+from vjepa2.export.trace import trace_model
 from vjepa2.folding import fold_patches, unfold_patches
+from vjepa2.headed import PlainEncoder
 from vjepa2.registry import find_release
 from vjepa2.runtime import Reference, check_parity, open_backend
 from vjepa2.runtime.backends.base import FramesArray
@@ -195,7 +196,7 @@ def test_parameters_that_are_equal_are_stored_once_and_found(tmp_path: Path) -> 
         for block in encoder.blocks:
             block.norm1.weight.fill_(1.0)  # type: ignore[union-attr, operator]
             block.norm2.weight.fill_(1.0)  # type: ignore[union-attr, operator]
-    traced = trace_encoder(encoder)
+    traced = trace_model(PlainEncoder(encoder), ("tokens", "embedding"))
     places = {traced.parameters[f"blocks.{block}.norm{norm}.weight"][0] for block in (0, 1) for norm in (1, 2)}
     assert len(places) == 1
 
@@ -211,13 +212,13 @@ def test_folding_is_undone_exactly() -> None:
 def test_a_graph_outside_the_gate_is_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames in another order than the model was shown: every shape is right."""
 
-    def trace_wrongly(encoder: object, head: object, **options: object) -> object:
-        traced = trace_encoder(encoder, head, **options)  # type: ignore[arg-type]
+    def trace_wrongly(*arguments: object, **options: object) -> object:
+        traced = trace_model(*arguments, **options)  # type: ignore[arg-type]
         table = traced.tensors["rotary.cos_N1K"]
         traced.tensors["rotary.cos_N1K"] = table.roll(1, dims=0)
         return traced
 
-    monkeypatch.setattr(pipeline, "trace_encoder", trace_wrongly)
+    monkeypatch.setattr(pipeline, "trace_model", trace_wrongly)
     with pytest.raises(ParityError, match=r"portable.onnx is outside its gate, .*; no bundle was written"):
         export_bundle(tiny_request(), tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
@@ -250,7 +251,7 @@ def test_a_classifier_needs_classes(tmp_path: Path) -> None:
 
 
 def test_lowering_leaves_the_traced_graph_alone() -> None:
-    traced = trace_encoder(tiny_encoder()).graph
+    traced = trace_model(PlainEncoder(tiny_encoder()), ("tokens", "embedding")).graph
     before = traced.SerializeToString(deterministic=True)
     for name in GRAPHS:
         lower_graph(traced, name)

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "vjepa2/head_checkpoints.py": {"torch"},
     "vjepa2/models_cli.py": {"click", "rich"},
     "vjepa2/heads.py": {"torch"},
+    "vjepa2/headed.py": {"torch"},
     "vjepa2/folding.py": {"torch"},
     "vjepa2/names.py": {"torch"},
     "vjepa2/weights.py": {"torch"},
@@ -48,6 +49,8 @@ MAY_IMPORT = {
     "export/compile.py": {"numpy", "tensorrt", "click"},
     "runtime": {"numpy"},
     "runtime/cli.py": {"numpy", "click", "rich"},
+    "runtime/classify_cli.py": {"click", "rich"},
+    "runtime/run_cli.py": {"numpy", "click", "rich"},
     "runtime/embedding.py": {"numpy", "rich"},
     "runtime/video.py": {"numpy", "av"},
     "runtime/parquet.py": {"pyarrow"},
@@ -56,8 +59,8 @@ MAY_IMPORT = {
 }
 # rooms that a file may look into, apart from the core, which all may
 MODEL = {
-    "positions", "layers", "masks", "encoder", "heads", "predictor", "action_predictor", "anticipation", "folding",
-    "names", "filling", "weights", "checkpoints", "head_checkpoints", "checkpoint_files",
+    "positions", "layers", "masks", "encoder", "heads", "headed", "predictor", "action_predictor", "anticipation",
+    "folding", "names", "filling", "weights", "checkpoints", "head_checkpoints", "checkpoint_files",
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Does the gate let through what is the same, and nothing that is not?"""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 from vjepa2.bundle import REFERENCE, Bundle
 from vjepa2.errors import BundleError
 from vjepa2.runtime import Backend, Outputs, Reference, check_parity, open_backend
-from vjepa2.runtime.backends.base import FramesArray, OutputName
+from vjepa2.runtime.backends.base import FramesArray, InputArray
 from vjepa2.runtime.parity import GATES, measure, shuffle_frames
+from vjepa2.spec import OutputName
 
 GATE = GATES["fp32"]
 
@@ -21,16 +23,21 @@ class Fake:
     def __init__(self, reference: Reference, *, wrong: str = "") -> None:
         self.reference = reference
         self.wrong = wrong
+        assert reference.outputs.embeddings_BD is not None
+        assert reference.outputs.tokens_BND is not None
+        self.tokens_BND, self.embeddings_BD = reference.outputs.tokens_BND, reference.outputs.embeddings_BD
 
-    def run(self, frames: FramesArray, outputs: tuple[OutputName, ...] = ("embedding",)) -> Outputs:
+    def run(
+        self, frames: FramesArray, outputs: tuple[OutputName, ...], inputs: Mapping[str, InputArray] | None
+    ) -> Outputs:
         known = [index for index, clip in enumerate(self.reference.frames_BTHWC) if np.array_equal(clip, frames[0])]
         index = known[0] if known else 0
-        tokens, embeddings = self.reference.tokens_BND[[index]].copy(), self.reference.embeddings_BD[[index]].copy()
+        tokens, embeddings = self.tokens_BND[[index]].copy(), self.embeddings_BD[[index]].copy()
         if not known and self.wrong != "blind":
             tokens, embeddings = np.roll(tokens, 1, axis=1), -embeddings
         if not known and self.wrong == "blind":
-            tokens = self.reference.tokens_BND[[self.reference.probe]]
-            embeddings = self.reference.embeddings_BD[[self.reference.probe]]
+            tokens = self.tokens_BND[[self.reference.probe]]
+            embeddings = self.embeddings_BD[[self.reference.probe]]
         if self.wrong == "one token" and index == 2:
             tokens[0, 5] = tokens[0, 6]
         if self.wrong == "nan":
@@ -73,6 +80,7 @@ def test_a_single_wrong_token_hides_in_the_mean(reference: Reference) -> None:
     """Why the worst token is looked at: the embedding alone would pass at a looser limit."""
     backend: Backend = Fake(reference, wrong="one token")  # type: ignore[assignment]
     verdict = check_parity(reference, backend, GATE)
+    assert verdict.embedding_cosine is not None
     assert verdict.embedding_cosine > 0.99999
     assert verdict.token_cosine < 0.99
 
@@ -101,7 +109,8 @@ def test_the_probe_is_the_clip_that_moves_most(reference: Reference) -> None:
 
 
 def test_norms_are_those_before_the_final_layer_norm(reference: Reference) -> None:
-    assert reference.norms_BN.shape == reference.tokens_BND.shape[:2]
+    assert reference.outputs.tokens_BND is not None
+    assert reference.norms_BN.shape == reference.outputs.tokens_BND.shape[:2]
     assert (reference.norms_BN > 0).all()
 
 

@@ -238,7 +238,7 @@ def test_no_step_sees_a_later_one() -> None:
 
 def test_the_mask_is_a_buffer_of_the_size_needed() -> None:
     small, state = make_action(), make_action().state_dict()
-    assert small.order.mask_MM.shape == (3 * 8, 3 * 8)
+    assert small.order.mask_11MM.shape == (1, 1, 3 * 8, 3 * 8)
     assert not [name for name in state if "mask" in name or "rotary" in name]
 
 

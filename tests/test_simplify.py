@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vjepa2.export import simplify
-from vjepa2.export.simplify import Outputs, simplify_graph
+from vjepa2.export.simplify import NamedArrays, simplify_graph
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def graph(tmp_path: Path) -> onnx.ModelProto:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[[onnx.ModelProto], Outputs]:
+def run(tmp_path: Path) -> Callable[[onnx.ModelProto], NamedArrays]:
     x = np.random.default_rng(1).random((1, 4, 64)).astype(np.float32)
 
-    def run_once(model: onnx.ModelProto) -> Outputs:
+    def run_once(model: onnx.ModelProto) -> NamedArrays:
         file = tmp_path / "model.onnx"
         file.write_bytes(model.SerializeToString())
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -59,7 +59,7 @@ def run(tmp_path: Path) -> Callable[[onnx.ModelProto], Outputs]:
     return run_once
 
 
-Runner = Callable[[onnx.ModelProto], Outputs]
+Runner = Callable[[onnx.ModelProto], NamedArrays]
 
 
 def test_folded_constants_and_identities_go(graph: onnx.ModelProto, run: Runner) -> None:

@@ -35,6 +35,11 @@ class ActionPredictor(nn.Module):
         self.predictor_norm = nn.LayerNorm(spec.dim, eps=LAYER_NORM_EPS)
         self.predictor_proj = nn.Linear(spec.dim, spec.encoder_dim)
 
+    @property
+    def idle_parameters(self) -> dict[str, nn.Parameter]:
+        """What the file holds and nothing uses."""
+        return {name: value for name, value in self.named_parameters() if name.startswith("extrinsics_encoder.")}
+
     def predict(self, tokens_BND: Tensor, actions_BSC: Tensor, states_BSC: Tensor) -> Tensor:
         """Tokens `[B, N, D]`: those of step i are what the image after step i is predicted to be.
 
@@ -64,16 +69,19 @@ class ActionPredictor(nn.Module):
     def forward(self, tokens_BND: Tensor, actions_BSC: Tensor, states_BSC: Tensor) -> Tensor:
         """As `predict`, and unchecked: what is traced."""
         each = self.order.tokens_per_step
-        images_BSGE = self.predictor_embed(tokens_BND).reshape(len(tokens_BND), -1, each, self.spec.dim)
+        batch, steps, _ = actions_BSC.shape
+        images_BSGE = self.predictor_embed(tokens_BND).reshape(batch, steps, each, self.spec.dim)
         actions_BSGE = self.action_encoder(actions_BSC)[:, :, None]
         states_BSGE = self.state_encoder(states_BSC)[:, :, None]
         x_BME = torch.cat([actions_BSGE, states_BSGE, images_BSGE], dim=2).flatten(1, 2)
         count = x_BME.shape[1]
         turn = self.rotary.at(self.order.ids_1M[:, :count])
-        mask_MM = self.order.mask_MM[:count, :count]
+        mask_11MM = self.order.mask_11MM
+        if count < mask_11MM.shape[-1]:  # of the whole mask, a graph would hold a copy
+            mask_11MM = mask_11MM[..., :count, :count]
         for block in self.predictor_blocks:
-            x_BME = block(x_BME, turn, mask_MM)
-        x_BNE = x_BME.reshape(len(x_BME), -1, each + 2, self.spec.dim)[:, :, 2:].flatten(1, 2)
+            x_BME = block(x_BME, turn, mask_11MM)
+        x_BNE = x_BME.reshape(batch, steps, each + 2, self.spec.dim)[:, :, 2:].flatten(1, 2)
         predicted_BND: Tensor = self.predictor_proj(self.predictor_norm(x_BNE))
         return predicted_BND
 
@@ -99,9 +107,14 @@ class ActionPredictor(nn.Module):
 
 def encode_steps(encoder: Encoder, images_BSCHW: Tensor) -> Tensor:
     """Normed tokens `[B, S * G, D]` of images that are encoded one by one, each as a clip of two equal frames."""
-    clips_BTCHW = images_BSCHW.flatten(0, 1)[:, None].expand(-1, 2, -1, -1, -1)
-    tokens_BND: Tensor = encoder(clips_BTCHW)
+    tokens_BND: Tensor = encoder(double_images(images_BSCHW))
     return normalise_tokens(tokens_BND.reshape(len(images_BSCHW), -1, tokens_BND.shape[-1]))
+
+
+def double_images(images: Tensor) -> Tensor:
+    """Clips `[B * S, 2, ...]` of two equal frames, of images `[B, S, ...]`."""
+    clips = images.flatten(0, 1)[:, None]
+    return torch.cat([clips, clips], dim=1)
 
 
 def normalise_tokens(tokens_BND: Tensor) -> Tensor:
@@ -113,7 +126,7 @@ class _StepOrder(FixedTables):
     """Where the tokens of a sequence of steps are, and which of them see which."""
 
     ids_1M: Tensor
-    mask_MM: Tensor
+    mask_11MM: Tensor
 
     def __init__(self, clip: ClipSpec) -> None:
         super().__init__()
@@ -124,4 +137,5 @@ class _StepOrder(FixedTables):
         ids_1M = (np.arange(steps)[:, None] * each + within).reshape(1, -1)
         step_M = np.repeat(np.arange(steps), each + 2)
         self.register_buffer("ids_1M", torch.from_numpy(ids_1M), persistent=False)
-        self.register_buffer("mask_MM", torch.from_numpy(step_M[:, None] >= step_M), persistent=False)
+        mask_11MM = torch.from_numpy(step_M[:, None] >= step_M)[None, None]
+        self.register_buffer("mask_11MM", mask_11MM, persistent=False)

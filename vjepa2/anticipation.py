@@ -32,7 +32,7 @@ class ActionAnticipation(nn.Module):
         dim, clip = encoder.spec.dim, encoder.clip
         time, rows, columns = clip.grid
         _check_predictor(encoder, predictor, time + ahead // clip.tubelet + 1)
-        self.encoder, self.predictor = encoder, predictor
+        self.encoder, self.predictor, self.ahead = encoder, predictor, ahead
         self.pooler = AttentivePooler(dim, heads, queries=3, eps=eps)
         self.verb_classifier = nn.Linear(dim, classes[0])
         self.noun_classifier = nn.Linear(dim, classes[1])
@@ -45,11 +45,10 @@ class ActionAnticipation(nn.Module):
 
     def look_ahead(self, tokens_BND: Tensor) -> Tensor:
         """The encoder's tokens, and behind them the predicted ones of the coming moment."""
-        batch, count = tokens_BND.shape[:2]
+        count = tokens_BND.shape[1]
         _, rows, columns = self.encoder.clip.grid
-        ids_N = torch.arange(self.first_target + rows * columns, device=tokens_BND.device)
-        ids_BN = ids_N.expand(batch, -1)
-        predicted_BND = self.predictor(tokens_BND, ids_BN[:, :count], ids_BN[:, self.first_target :])
+        ids_1N = torch.arange(self.first_target + rows * columns, device=tokens_BND.device)[None]
+        predicted_BND = self.predictor(tokens_BND, ids_1N[:, :count], ids_1N[:, self.first_target :])
         return torch.cat([tokens_BND, predicted_BND], dim=1)
 
     def classify(self, tokens_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:

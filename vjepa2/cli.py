@@ -15,6 +15,8 @@ VERBS = {
     "compile": ("vjepa2.export.compile", "tensorrt", "A bundle to a TensorRT engine for this machine's GPU."),
     "finetune": ("vjepa2.finetune_cli", "finetune", "An encoder to a classifier of the images in a folder."),
     "embed": ("vjepa2.runtime.cli", "video", "Videos to embeddings."),
+    "classify": ("vjepa2.runtime.classify_cli", "video", "Videos to names of classes, by a classifier's bundle."),
+    "run": ("vjepa2.runtime.run_cli", "video", "Videos to every output of a bundle, whatever its head."),
     "models": ("vjepa2.models_cli", "", "Every released model: sizes, files, licences."),
 }
 

@@ -3,7 +3,6 @@
 Axes: B batch, T frames, C colours, H, W pixels, N tokens, K tokens that a mask names, D channels of a token, S levels.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -66,12 +65,9 @@ class Encoder(nn.Module):
         self, clips_BTCHW: Tensor, layers: Sequence[int], context_ids_BK: Tensor | None = None
     ) -> list[Tensor]:
         """Normed tokens after each of the blocks that `layers` numbers, in that order; masked as in `forward`."""
-        norms = {layer: self._norm_of(layer) for layer in layers}
         if context_ids_BK is not None:
             check_ids("context_ids", context_ids_BK, len(clips_BTCHW), self.clip.tokens)
-        streams = enumerate(self._run_blocks(self.embed_patches(clips_BTCHW), context_ids_BK))
-        normed = {layer: norms[layer](x_BND) for layer, x_BND in streams if layer in norms}
-        return [normed[layer] for layer in layers]
+        return self.encode_patch_layers(self.embed_patches(clips_BTCHW), layers, context_ids_BK)
 
     def encode_levels(self, clips_BTCHW: Tensor, context_ids_BK: Tensor | None = None) -> Tensor:
         """The hierarchical tokens `[B, N, S * D]` of V-JEPA 2.1: those of all levels side by side."""
@@ -91,16 +87,22 @@ class Encoder(nn.Module):
 
     def encode_patches(self, patches_BND: Tensor) -> Tensor:
         """Tokens `[B, N, D]` of projected patches."""
-        return self.normalise(self.mix_patches(patches_BND))
-
-    def mix_patches(self, patches_BND: Tensor) -> Tensor:
-        """The residual stream `[B, N, D]` after the last block, before its LayerNorm."""
-        return deque(self._run_blocks(patches_BND), maxlen=1).pop()
-
-    def normalise(self, x_BND: Tensor) -> Tensor:
-        """Tokens `[B, N, D]` of the residual stream after the last block."""
-        tokens_BND: Tensor = self._norm_of(self.spec.depth - 1)(x_BND)
+        (tokens_BND,) = self.encode_patch_layers(patches_BND, [self.spec.depth - 1])
         return tokens_BND
+
+    def encode_patch_layers(
+        self, patches_BND: Tensor, layers: Sequence[int], context_ids_BK: Tensor | None = None
+    ) -> list[Tensor]:
+        """As `encode_layers`, of projected patches, and with ids unchecked."""
+        norms = {layer: self._norm_of(layer) for layer in layers}
+        streams = enumerate(self._run_blocks(patches_BND, context_ids_BK))
+        normed = {layer: norms[layer](x_BND) for layer, x_BND in streams if layer in norms}
+        return [normed[layer] for layer in layers]
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The LayerNorm between the last block and the tokens."""
+        return self._norm_of(self.spec.depth - 1)
 
     def _run_blocks(self, patches_BND: Tensor, ids_BK: Tensor | None = None) -> Iterator[Tensor]:
         """The residual stream after each block."""

@@ -16,6 +16,7 @@ from vjepa2.checkpoint_files import (
     config_predictor,
     config_spec,
     fetch_repository,
+    read_config,
     read_meta_checkpoint,
     weight_files,
 )
@@ -136,6 +137,15 @@ def load_anticipation(
         module = ActionAnticipation(encoder, predictor, (verbs, nouns, actions))
     _fill(nn.ModuleDict({"pooler": module.pooler, **{part: module.get_submodule(part) for part in parts}}), place, seed)
     return module.eval()
+
+
+def read_labels(source: str | Path, revision: str | None, classes: int) -> tuple[str, ...] | None:
+    """What a folder in Hugging Face's layout calls its `classes` classes; None if it does not name each."""
+    folder = _find_folder(source, revision)
+    table = read_config(folder).get("id2label") if folder else None
+    if not isinstance(table, dict) or set(table) != {str(number) for number in range(classes)}:
+        return None
+    return tuple(str(table[str(number)]) for number in range(classes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vjepa2.errors import SpecError
-from vjepa2.spec import count_block
+from vjepa2.spec import ClipSpec, count_block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,17 @@ class ProbeSpec:
         cross = count_block(dim, 4 * dim) - dim * dim - dim  # it has no projection
         pooler = 3 * count_block(dim, 4 * dim) + cross + self.queries * dim
         return pooler + sum((dim + 1) * count for count in classes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadParts:
+    """What stands on the encoder of a bundle; all None for its tokens, their mean, and a linear layer on that."""
+
+    probe: ProbeSpec | None = None
+    predictor: PredictorSpec | None = None
+    action: ActionSpec | None = None
+    clip: ClipSpec | None = None  # of the predictor: it may see further than the encoder
+    ahead: int | None = None  # frames from the end of the clip to what is anticipated
 
 
 def _check(spec: PredictorSpec | ActionSpec, *counts: str) -> None:

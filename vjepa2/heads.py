@@ -4,7 +4,7 @@ Axes: B batch, V views, S segments, T frames, C colours, H, W pixels, N tokens, 
 L classes, A heads, K channels per head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -23,21 +23,34 @@ PROBE_BLOCKS = 3
 ImageHead = Literal["linear", "attentive"]
 
 
+# (q_BMD, k_BND, v_BND, heads) -> mixed_BMD; queries may be one clip's, the same for all
+CrossCore = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
+def attend_across(q_BMD: Tensor, k_BND: Tensor, v_BND: Tensor, heads: int) -> Tensor:
+    """Attention of queries to other tokens by PyTorch's fused kernel."""
+    q_BMD = q_BMD.expand(len(k_BND), -1, -1)
+    q_BAMK, k_BANK, v_BANK = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q_BMD, k_BND, v_BND))
+    return F.scaled_dot_product_attention(q_BAMK, k_BANK, v_BANK).transpose(1, 2).flatten(2)
+
+
 class CrossAttention(nn.Module):
-    """Queries look at tokens; unlike `Attention` it has no projection behind it."""
+    """Queries look at tokens; unlike `Attention` it has no projection behind it.
+
+    `core` is swapped when a graph is traced.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
+        self.core: CrossCore = attend_across
 
     def forward(self, queries_BMD: Tensor, tokens_BND: Tensor) -> Tensor:
         """What each query gathers, `[B, M, D]`."""
-        q_BMAK = self.q(queries_BMD).unflatten(-1, (self.heads, -1))
-        k_BNAK, v_BNAK = self.kv(tokens_BND).unflatten(-1, (2 * self.heads, -1)).chunk(2, dim=2)
-        q_BAMK, k_BANK, v_BANK = (x.transpose(1, 2) for x in (q_BMAK, k_BNAK, v_BNAK))
-        return F.scaled_dot_product_attention(q_BAMK, k_BANK, v_BANK).transpose(1, 2).flatten(2)
+        k_BND, v_BND = self.kv(tokens_BND).chunk(2, dim=-1)
+        return self.core(self.q(queries_BMD), k_BND, v_BND, self.heads)
 
 
 class CrossBlock(nn.Module):
@@ -84,8 +97,7 @@ class AttentivePooler(nn.Module):
         """Pooled vectors `[B, M, D]`; tokens of several clips or layers are concatenated along N."""
         for block in self.blocks:
             tokens_BND = block(tokens_BND)
-        queries_BMD = self.query_tokens.expand(len(tokens_BND), -1, -1)
-        pooled_BMD: Tensor = self.cross_attention_block(queries_BMD, tokens_BND)
+        pooled_BMD: Tensor = self.cross_attention_block(self.query_tokens, tokens_BND)
         return pooled_BMD
 
 

@@ -84,7 +84,9 @@ class RotaryTable(FixedTables):
 
     def at(self, ids_BN: Tensor) -> Rotary:
         """The same for tokens whose places are `ids_BN`, int64 in any order; the rows are looked up once."""
-        cos_BN1K, sin_BN1K = self.cos_N1K[ids_BN], self.sin_N1K[ids_BN]
+        shape = (*ids_BN.shape, *self.cos_N1K.shape[1:])
+        rows = ids_BN.flatten()
+        cos_BN1K, sin_BN1K = (table.index_select(0, rows).reshape(shape) for table in (self.cos_N1K, self.sin_N1K))
         return partial(_turn, cos_N1K=cos_BN1K, sin_N1K=sin_BN1K, swap_K=self.swap_K)
 
 

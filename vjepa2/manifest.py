@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from vjepa2.errors import BundleError
+from vjepa2.head_specs import HeadParts
 from vjepa2.schema import read_record
 from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, Head, ModelSpec
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_BYTES = 4 * 2**20
 
 GraphInput = Literal["frames", "pixel_values_videos"]
@@ -86,10 +87,10 @@ class ParityVerdict:
     """The worst figures of one graph over the clips that export tried, against PyTorch float32."""
 
     clips: int
-    embedding_cosine: float
-    token_cosine: float
+    embedding_cosine: float | None  # of the worst of what is one vector a clip; None if nothing is
+    token_cosine: float  # of the worst token, of the encoder's or predicted
     relative_max: float  # max |difference| / max |reference|
-    probe_cosine: float  # embedding of the same frames shuffled; must be clearly below 1
+    probe_cosine: float  # worst token of the same frames shuffled; must be clearly below 1
     passed: bool
 
 
@@ -101,7 +102,8 @@ class Manifest:
     model: ModelSpec
     clip: ClipSpec
     head: Head
-    classes: int | None
+    parts: HeadParts
+    classes: int | None  # that `logits` are of
     labels: tuple[str, ...] | None
     batch: Batch
     precision: Precision
@@ -119,6 +121,13 @@ class Manifest:
     def graph_input(self) -> str:
         """The graph's input: `frames` or `pixel_values_videos`."""
         return self.inputs[0].name
+
+    @property
+    def frames_shape(self) -> tuple[int, int, int, int]:
+        """Frames `[T, H, W, 3]` of one clip as a backend takes them; before actions one frame a step."""
+        frames = self.inputs[0].shape[1]
+        assert isinstance(frames, int)
+        return frames, self.clip.height, self.clip.width, 3
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -26,4 +26,4 @@ def check_ids(name: str, ids_BK: Tensor, batch: int, tokens: int) -> None:
 
 def take_tokens(x_BND: Tensor, ids_BK: Tensor) -> Tensor:
     """The named tokens `[B, K, D]`, in the order of `ids_BK`."""
-    return x_BND.take_along_dim(ids_BK[..., None], dim=1)
+    return x_BND.gather(1, ids_BK[..., None].expand(-1, -1, x_BND.shape[2]))

@@ -12,6 +12,8 @@ from vjepa2.layers import LAYER_NORM_EPS, Block, RotaryTable
 from vjepa2.masks import check_ids
 from vjepa2.spec import ClipSpec
 
+_MASK = 1  # of several learnt mask tokens, the one that every inference path of the original takes
+
 
 class Predictor(nn.Module):
     """The masked predictor of V-JEPA 2 and 2.1 for tokens of clips of one shape.
@@ -24,6 +26,7 @@ class Predictor(nn.Module):
         self.spec, self.clip = spec, clip
         self.predictor_embed = _make_embedding(spec)
         self.mask_tokens = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, spec.dim)) for _ in range(spec.mask_tokens))
+        self.repeat = repeat_token  # swapped when a graph is traced
         self.rotary = RotaryTable(clip, spec.dim // spec.heads, spec.positions, spec.side)
         self.predictor_blocks = nn.ModuleList(Block(spec.dim, spec.heads, spec.mlp_dim) for _ in range(spec.depth))
         self.predictor_norm = nn.LayerNorm(spec.dim, eps=LAYER_NORM_EPS)
@@ -33,20 +36,30 @@ class Predictor(nn.Module):
             self.img_mod_embed = nn.Parameter(torch.zeros(1, 1, spec.dim))
             self.predictor_proj_context = nn.Linear(spec.dim, spec.predicted_dim)
 
+    @property
+    def idle_parameters(self) -> dict[str, nn.Parameter]:
+        """What `forward` at its default mask does not use."""
+        other = "video_mod_embed" if self.clip.is_image else "img_mod_embed"
+        return {
+            name: value
+            for name, value in self.named_parameters()
+            if name.startswith((other, "predictor_proj_context."))
+            or (name.startswith("mask_tokens.") and name != f"mask_tokens.{_MASK}")
+        }
+
     def predict(
-        self, tokens_BKD: Tensor, context_ids_BK: Tensor, target_ids_BL: Tensor, *, mask_index: int = 1
+        self, tokens_BKD: Tensor, context_ids_BK: Tensor, target_ids_BL: Tensor, *, mask_index: int = _MASK
     ) -> Tensor:
         """Predicted tokens `[B, L, D]` at `target_ids`, in their order, from the encoder's tokens at `context_ids`.
 
-        Ids are int64, in any order, and number this predictor's tokens, column fastest. Of several learnt mask
-        tokens every inference path of the original takes number 1.
+        Ids are int64, in any order, and number this predictor's tokens, column fastest.
         """
         self._check(tokens_BKD, context_ids_BK, target_ids_BL, mask_index)
         predicted_BLD: Tensor = self(tokens_BKD, context_ids_BK, target_ids_BL, mask_index)
         return predicted_BLD
 
     def predict_both(
-        self, tokens_BKD: Tensor, context_ids_BK: Tensor, target_ids_BL: Tensor, *, mask_index: int = 1
+        self, tokens_BKD: Tensor, context_ids_BK: Tensor, target_ids_BL: Tensor, *, mask_index: int = _MASK
     ) -> tuple[Tensor, Tensor]:
         """The predicted tokens `[B, L, D]`, and V-JEPA 2.1's second output, those at the context `[B, K, D]`."""
         self._check(tokens_BKD, context_ids_BK, target_ids_BL, mask_index)
@@ -56,7 +69,9 @@ class Predictor(nn.Module):
         count = context_ids_BK.shape[1]
         return self.predictor_proj(x_BNE[:, count:]), self.predictor_proj_context(x_BNE[:, :count])
 
-    def forward(self, tokens_BKD: Tensor, context_ids_BK: Tensor, target_ids_BL: Tensor, mask_index: int = 1) -> Tensor:
+    def forward(
+        self, tokens_BKD: Tensor, context_ids_BK: Tensor, target_ids_BL: Tensor, mask_index: int = _MASK
+    ) -> Tensor:
         """As `predict`, and unchecked: what is traced."""
         x_BNE = self._run_blocks(tokens_BKD, context_ids_BK, target_ids_BL, mask_index)
         predicted_BLD: Tensor = self.predictor_proj(x_BNE[:, context_ids_BK.shape[1] :])
@@ -64,7 +79,7 @@ class Predictor(nn.Module):
 
     def _run_blocks(self, tokens_BKD: Tensor, context_ids_BK: Tensor, target_ids_BL: Tensor, mask_index: int) -> Tensor:
         """The normed stream, context first; attention does not mind the order, so nothing is sorted."""
-        masks_BLE = self.mask_tokens[mask_index].expand(*target_ids_BL.shape, -1)
+        masks_BLE = self.repeat(self.mask_tokens[mask_index], len(tokens_BKD), target_ids_BL.shape[1])
         x_BNE = torch.cat([self.predictor_embed(tokens_BKD), masks_BLE], dim=1)
         if self.spec.has_modalities:
             x_BNE = x_BNE + (self.img_mod_embed if self.clip.is_image else self.video_mod_embed)
@@ -84,6 +99,11 @@ class Predictor(nn.Module):
             )
         if not 0 <= mask_index < self.spec.mask_tokens:
             raise SpecError(f"mask_index is {mask_index}; this predictor has 0 to {self.spec.mask_tokens - 1}")
+
+
+def repeat_token(token_11E: Tensor, batch: int, count: int) -> Tensor:
+    """The same token `[B, L, E]` everywhere."""
+    return token_11E.expand(batch, count, -1)
 
 
 def _make_embedding(spec: PredictorSpec) -> nn.Module:

@@ -11,7 +11,8 @@ RGB_STD = (0.229, 0.224, 0.225)
 
 # How tokens learn where they are: V-JEPA 2's tiled rotary tables, 2.1's interleaved ones, or an added table.
 Positions = Literal["tiled", "interleaved", "sincos"]
-Head = Literal["embedding", "classifier"]
+Head = Literal["tokens", "embedding", "classifier", "predictor", "anticipation", "action"]
+OutputName = Literal["tokens", "embedding", "logits", "predicted", "verb", "noun", "action"]  # of graphs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

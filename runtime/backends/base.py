@@ -1,22 +1,33 @@
 """What every backend promises.
 
-Axes: B batch, T frames, H, W pixels, C colours, N tokens, D channels of a token, L classes.
+Axes: B batch, T frames, H, W pixels, C colours, N tokens, D channels of a token, L classes or predicted tokens.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError
+from vjepa2.manifest import Manifest, TensorInfo
+from vjepa2.spec import OutputName
 
 FramesArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
-OutputName = Literal["tokens", "embedding", "logits"]
+InputArray = npt.NDArray[np.generic]
+OUTPUT_FIELDS: dict[OutputName, str] = {  # of `Outputs`
+    "tokens": "tokens_BND",
+    "embedding": "embeddings_BD",
+    "logits": "logits_BL",
+    "predicted": "predicted_BLD",
+    "verb": "verbs_BL",
+    "noun": "nouns_BL",
+    "action": "actions_BL",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +37,19 @@ class Outputs:
     tokens_BND: FloatArray | None = None
     embeddings_BD: FloatArray | None = None
     logits_BL: FloatArray | None = None
+    predicted_BLD: FloatArray | None = None  # by a predictor, at target_ids or after each step's action
+    verbs_BL: FloatArray | None = None  # logits of what is anticipated
+    nouns_BL: FloatArray | None = None
+    actions_BL: FloatArray | None = None
+
+    @classmethod
+    def from_names(cls, arrays: Mapping[OutputName, FloatArray]) -> "Outputs":
+        """The same arrays, each in its field."""
+        return cls(**{OUTPUT_FIELDS[name]: array for name, array in arrays.items()})
+
+    def by_name(self) -> dict[OutputName, FloatArray]:
+        """What there is, under the names of the graph's outputs."""
+        return {name: array for name, field in OUTPUT_FIELDS.items() if (array := getattr(self, field)) is not None}
 
 
 class Backend(ABC):
@@ -39,22 +63,28 @@ class Backend(ABC):
         self.bundle = bundle
         self._is_open = True
 
-    def run(self, frames_BTHWC: FramesArray, outputs: Sequence[OutputName] = ("embedding",)) -> Outputs:
+    def run(
+        self,
+        frames_BTHWC: FramesArray,
+        outputs: Sequence[OutputName] = ("embedding",),
+        inputs: Mapping[str, InputArray] | None = None,
+    ) -> Outputs:
         """Encode uint8 clips of the bundle's size, any number of them, and return once the results are in host memory.
 
-        Only what `outputs` names is computed into the result, and the result is the caller's to keep.
+        `inputs` are what the bundle's head takes beside frames, by name, a row for each clip. Only what `outputs`
+        names is computed into the result, and the result is the caller's to keep.
         """
+        extras = dict(inputs or {})
         self._check(frames_BTHWC, outputs)
-        limit = self.bundle.manifest.batch
+        check_extras(self.bundle.manifest, extras, len(frames_BTHWC))
+        count, limit = len(frames_BTHWC), self.bundle.manifest.batch
+        size = count if isinstance(limit, str) else limit
         parts = []
-        for clips in [frames_BTHWC] if limit == "dynamic" else _cut(frames_BTHWC, int(limit)):
-            parts.append(self._compute(_fill(clips, limit), outputs))
-        count = len(frames_BTHWC)
-        joined = {name: np.concatenate([part[name] for part in parts])[:count] for name in outputs}
-        return Outputs(
-            tokens_BND=joined.get("tokens"),
-            embeddings_BD=joined.get("embedding"),
-            logits_BL=joined.get("logits"),
+        for start in range(0, count, size):
+            part = {name: _take(array, start, size) for name, array in extras.items()}
+            parts.append(self._compute(_take(frames_BTHWC, start, size), part, outputs))
+        return Outputs.from_names(
+            {name: np.concatenate([part[name] for part in parts])[:count] for name in dict.fromkeys(outputs)}
         )
 
     def close(self) -> None:
@@ -71,7 +101,9 @@ class Backend(ABC):
         self.close()
 
     @abstractmethod
-    def _compute(self, frames_BTHWC: FramesArray, outputs: Sequence[OutputName]) -> dict[str, FloatArray]:
+    def _compute(
+        self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
+    ) -> dict[OutputName, FloatArray]:
         """The outputs by name for clips that were checked; arrays that no later call writes to."""
 
     @abstractmethod
@@ -85,7 +117,7 @@ class Backend(ABC):
         unknown = [name for name in outputs if name not in held]
         if unknown or not outputs:
             raise BackendError(f"the bundle has no output {unknown}; it has {', '.join(held)}")
-        must = self.bundle.manifest.clip.frames_shape()[1:]
+        must = self.bundle.manifest.frames_shape
         shape, dtype = np.shape(frames_BTHWC), getattr(frames_BTHWC, "dtype", None)
         if dtype != np.uint8 or len(shape) != 5 or shape[1:] != must or not shape[0]:
             raise BackendError(f"frames are {dtype} {list(shape)}; they must be uint8 [B, {', '.join(map(str, must))}]")
@@ -98,13 +130,40 @@ def normalise(frames_BTHWC: FramesArray, mean: Sequence[float], std: Sequence[fl
     return np.ascontiguousarray(pixels.transpose(0, 1, 4, 2, 3), dtype=np.float32)
 
 
-def _cut(frames_BTHWC: FramesArray, size: int) -> list[FramesArray]:
-    return [frames_BTHWC[start : start + size] for start in range(0, len(frames_BTHWC), size)]
+def check_extras(manifest: Manifest, extras: Mapping[str, InputArray], count: int) -> None:
+    """Raise `BackendError` unless `extras` are what the bundle's head takes beside frames, for `count` clips."""
+    wanted = {info.name: info for info in manifest.inputs[1:]}
+    if set(extras) != set(wanted):
+        raise BackendError(
+            f"inputs beside frames are {sorted(extras) or 'none'}; a bundle of head {manifest.head} takes "
+            f"{', '.join(wanted) or 'none'}"
+        )
+    for name, info in wanted.items():
+        array, must = extras[name], (count, *info.shape[1:])
+        shape, dtype = np.shape(array), getattr(array, "dtype", None)
+        if dtype != np.dtype(info.dtype) or shape != must:
+            raise BackendError(f"{name} are {dtype} {list(shape)}; they must be {info.dtype} {list(must)}")
+        if info.dtype == "int64":
+            _check_ids(info, array, manifest.clip.tokens)
+        elif not np.isfinite(array.astype(np.float64)).all():
+            raise BackendError(f"{name} have values that are not finite numbers; each must be one")
 
 
-def _fill(frames_BTHWC: FramesArray, limit: int | str) -> FramesArray:
-    """Repeat the last clip until a graph of fixed batch has what it needs."""
-    if isinstance(limit, str) or len(frames_BTHWC) == limit:
-        return frames_BTHWC
-    padding = np.repeat(frames_BTHWC[-1:], limit - len(frames_BTHWC), axis=0)
-    return np.concatenate([frames_BTHWC, padding])
+def _check_ids(info: TensorInfo, ids_BK: InputArray, tokens: int) -> None:
+    ordered_BK = np.sort(ids_BK.astype(np.int64), axis=1)
+    least, most = int(ordered_BK.min()), int(ordered_BK.max())
+    if least < 0 or most >= tokens:
+        raise BackendError(f"{info.name} are from {least} to {most}; this bundle's tokens are 0 to {tokens - 1}")
+    if (ordered_BK[:, 1:] == ordered_BK[:, :-1]).any():
+        raise BackendError(f"{info.name} name a token twice in one row; name each token once")
+
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+def _take(array_B: npt.NDArray[_Scalar], start: int, size: int) -> npt.NDArray[_Scalar]:
+    """`size` rows from `start` on; behind the end the last one again, for a graph of fixed batch."""
+    rows = array_B[start : start + size]
+    if len(rows) < size:
+        return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
+    return rows

@@ -11,8 +11,9 @@ import onnxruntime as ort
 
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, Bundle
 from vjepa2.errors import BackendError
+from vjepa2.spec import OutputName
 
-from .base import Backend, FloatArray, FramesArray, OutputName, normalise
+from .base import Backend, FloatArray, FramesArray, InputArray, normalise
 
 _PROVIDER = "CPUExecutionProvider"
 
@@ -29,13 +30,15 @@ class OnnxRuntimeBackend(Backend):
         self.device, self.precision = "cpu", bundle.manifest.precision
         self._session: ort.InferenceSession | None = open_session(bundle.path / self.graph)
 
-    def _compute(self, frames_BTHWC: FramesArray, outputs: Sequence[OutputName]) -> dict[str, FloatArray]:
+    def _compute(
+        self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
+    ) -> dict[OutputName, FloatArray]:
         assert self._session is not None
         manifest = self.bundle.manifest
         clips: FramesArray | FloatArray = frames_BTHWC
         if manifest.graph_input == "pixel_values_videos":
             clips = normalise(frames_BTHWC, manifest.preprocessing.mean, manifest.preprocessing.std)
-        results = self._session.run(list(outputs), {manifest.graph_input: clips})
+        results = self._session.run(list(outputs), {manifest.graph_input: clips, **extras})
         return dict(zip(outputs, results, strict=True))
 
     def _release(self) -> None:

@@ -1,6 +1,6 @@
 """PyTorch: the reference, rebuilt from the bundle alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from vjepa2.bundle import Bundle
-from vjepa2.encoder import Encoder
 from vjepa2.folding import unfold_patches
-from vjepa2.heads import ImageClassifier
+from vjepa2.headed import Headed, build_headed, compute_outputs, embed_clips
 from vjepa2.manifest import Manifest, StoredParameter
+from vjepa2.spec import OutputName
 
-from .base import Backend, FloatArray, FramesArray, OutputName, normalise
+from .base import Backend, FloatArray, FramesArray, InputArray, normalise
 
 
 class PyTorchBackend(Backend):
@@ -25,37 +25,31 @@ class PyTorchBackend(Backend):
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
         self.device, self.precision = "cpu", "fp32"
-        self._encoder, self._classifier = rebuild_model(bundle)
+        self._model: Headed | None = rebuild_model(bundle)
 
-    def _compute(self, frames_BTHWC: FramesArray, outputs: Sequence[OutputName]) -> dict[str, FloatArray]:
-        assert self._encoder is not None
-        preprocessing = self.bundle.manifest.preprocessing
-        clips = torch.from_numpy(normalise(frames_BTHWC, preprocessing.mean, preprocessing.std))
+    def _compute(
+        self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
+    ) -> dict[OutputName, FloatArray]:
+        assert self._model is not None
+        manifest = self.bundle.manifest
+        clips = torch.from_numpy(normalise(frames_BTHWC, manifest.preprocessing.mean, manifest.preprocessing.std))
+        inputs = [torch.from_numpy(extras[info.name].copy()) for info in manifest.inputs[1:]]
         with torch.inference_mode():
-            tokens_BND = self._encoder(clips)
-            results = {"tokens": tokens_BND, "embedding": tokens_BND.mean(dim=1)}
-            if self._classifier is not None and "logits" in outputs:
-                results["logits"] = self._classifier.classify(results["embedding"])
+            results = compute_outputs(self._model, embed_clips(self._model, clips), inputs)
         return {name: results[name].numpy() for name in outputs}
 
     def _release(self) -> None:
-        self._encoder = self._classifier = None
+        self._model = None
 
 
-def rebuild_model(bundle: Bundle) -> tuple[Encoder | None, ImageClassifier | None]:
-    """The encoder, and the classifier if the bundle has one, with the parameters that the manifest locates."""
+def rebuild_model(bundle: Bundle) -> Headed:
+    """The encoder and its head, with the parameters that the manifest locates."""
     manifest = bundle.manifest
-    with torch.device("meta"):
-        encoder = Encoder(manifest.model, manifest.clip)
-        classifier = ImageClassifier(encoder, manifest.classes) if manifest.classes else None
-    state = _read_parameters(bundle.path, manifest, f"{encoder.patch_name}.proj")
-    heads = {name: state.pop(name) for name in list(state) if name.startswith("head.")}
-    encoder.load_state_dict(state, strict=True, assign=True)
-    if classifier is not None:
-        classifier.head.load_state_dict(
-            {name.removeprefix("head."): value for name, value in heads.items()}, strict=True, assign=True
-        )
-    return encoder.eval(), classifier
+    model = build_headed(manifest.model, manifest.clip, manifest.head, manifest.parts, manifest.classes)
+    state = _read_parameters(bundle.path, manifest, f"{model.encoder.patch_name}.proj")
+    ours = {name.removeprefix("encoder."): name for name, _ in model.named_parameters()}
+    model.load_state_dict({ours.get(name, name): value for name, value in state.items()}, strict=True, assign=True)
+    return model.eval()
 
 
 def _read_parameters(folder: Path, manifest: Manifest, patches: str) -> dict[str, Tensor]:

@@ -1,0 +1,169 @@
+"""Which weights are exported, and which head stands on them?"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from vjepa2.bundle import sha256_of
+from vjepa2.checkpoints import RANDOM, load_checkpoint
+from vjepa2.classifier_files import is_image_classifier, load_image_classifier
+from vjepa2.encoder import Encoder
+from vjepa2.errors import ExportError
+from vjepa2.head_checkpoints import (
+    load_action_predictor,
+    load_anticipation,
+    load_classifier,
+    load_predictor,
+    read_labels,
+)
+from vjepa2.headed import ActionEncoder, Headed, PlainEncoder, PredictiveEncoder, with_pooler
+from vjepa2.heads import ImageClassifier
+from vjepa2.manifest import Source
+from vjepa2.registry import RELEASES
+from vjepa2.spec import Head
+from vjepa2.weights import fill_random
+
+from .describe import ExportRequest
+
+_STEPS = 8  # images before an action-conditioned predictor, as it was trained
+_IMAGE_FRAMES = 2  # an image is a clip of two equal frames
+_AHEAD = 8  # frames: a second, at the rate of EPIC-KITCHENS-100
+
+
+def load_model(request: ExportRequest) -> tuple[Headed, Source, tuple[str, ...] | None]:
+    """The encoder with its head, where its weights came from, and what its classes are called if that is known."""
+    head = choose_head(request)
+    _refuse_options(request, head)
+    if head == "action":
+        return (*_load_action(request), None)
+    encoder, source = _load_encoder(request)
+    if head == "classifier":
+        return _load_classifier(request, encoder, source)
+    if head in ("tokens", "embedding"):
+        return PlainEncoder(encoder, has_mean=head == "embedding"), source, None
+    loaders: dict[Head, Callable[[ExportRequest, Encoder], Headed]] = {
+        "predictor": _load_predictive,
+        "anticipation": _load_anticipation,
+    }
+    return loaders[head](request, encoder), source, None
+
+
+def choose_head(request: ExportRequest) -> Head:
+    """The head that was asked for, or a classifier where that is what the source is or where classes are given."""
+    if request.head is not None:
+        return request.head
+    is_classifier = request.classes is not None or is_image_classifier(request.weights.source)
+    return "classifier" if is_classifier else "embedding"
+
+
+def _refuse_options(request: ExportRequest, head: Head) -> None:
+    given = {
+        "classes": (request.classes is not None, ("classifier", "anticipation")),
+        "encoder": (request.encoder is not None, ("classifier", "anticipation")),
+        "pooling": (request.pooling is not None, ("classifier",)),
+        "probe": (request.probe is not None, ("classifier",)),
+    }
+    for option, (is_given, heads) in given.items():
+        if is_given and head not in heads:
+            raise ExportError(f"{option} is not of the head {head}; leave it out, or export {' or '.join(heads)}")
+    if request.encoder is not None and not Path(request.weights.source).is_file():
+        raise ExportError(f"{request.weights.source} brings its own encoder; only a probe's .pt file needs another")
+    if request.classes is not None and request.weights.source != RANDOM:
+        raise ExportError(
+            f"{request.weights.source} takes no classes but its own; leave them out, or export random weights"
+        )
+
+
+def _load_encoder(request: ExportRequest) -> tuple[Encoder, Source]:
+    """The encoder from the source, or from the file that is given beside a probe's."""
+    weights = request.weights
+    if request.encoder is None:
+        return load_checkpoint(weights)
+    release = RELEASES.get(weights.model) if isinstance(weights.model, str) else None
+    encoder, source = load_checkpoint(
+        replace(weights, source=request.encoder, model=release.base or weights.model if release else weights.model)
+    )
+    file = Path(weights.source)
+    return encoder, replace(source, name=file.name, files=source.files | {file.name: sha256_of(file)})
+
+
+def _load_classifier(
+    request: ExportRequest, encoder: Encoder, source: Source
+) -> tuple[Headed, Source, tuple[str, ...] | None]:
+    weights = request.weights
+    if is_image_classifier(weights.source):
+        trained = load_image_classifier(weights.source, encoder)
+        return (trained if trained.pooler is None else with_pooler(trained)), source, trained.labels
+    release = RELEASES.get(weights.model) if isinstance(weights.model, str) else None
+    classes = _counts(request.classes, 1)
+    pooling = request.pooling or ("attentive" if release and release.probe else "linear")
+    if source.name == RANDOM and pooling == "linear":
+        if not classes:
+            raise ExportError("random weights need to know how many classes; give classes")
+        with torch.device("meta"):
+            image = ImageClassifier(encoder, classes[0])
+        fill_random(image.head, source.seed or 0)
+        return image.eval(), source, None
+    if request.pooling == "linear":
+        raise ExportError(f"{source.name} has an attentive classifier; leave pooling out")
+    model = load_classifier(
+        weights.source,
+        model=weights.model if isinstance(weights.model, str) else None,
+        encoder=encoder,
+        probe=request.probe or "meta",
+        classes=classes[0] if classes else None,
+        revision=weights.revision,
+        seed=weights.seed,
+    )
+    return model, source, read_labels(weights.source, weights.revision, model.linear.out_features)
+
+
+def _load_predictive(request: ExportRequest, encoder: Encoder) -> Headed:
+    weights = request.weights
+    model = request.predictor or (weights.model if isinstance(weights.model, str) else None)
+    predictor = load_predictor(
+        weights.source, model=model, clip=encoder.clip, revision=weights.revision, seed=weights.seed
+    )
+    return PredictiveEncoder(encoder, predictor)
+
+
+def _load_anticipation(request: ExportRequest, encoder: Encoder) -> Headed:
+    weights, clip = request.weights, encoder.clip
+    name = weights.model if isinstance(weights.model, str) else None
+    future = replace(clip, frames=clip.frames + (_AHEAD // clip.tubelet + 1) * clip.tubelet)
+    predictor = load_predictor(
+        request.encoder or weights.source, model=request.predictor or name, clip=future, seed=weights.seed
+    )
+    counts = _counts(request.classes, 3)
+    classes = (counts[0], counts[1], counts[2]) if counts else None
+    return load_anticipation(
+        weights.source, encoder=encoder, predictor=predictor, model=name, classes=classes, seed=weights.seed
+    )
+
+
+def _load_action(request: ExportRequest) -> tuple[Headed, Source]:
+    weights = request.weights
+    steps = weights.frames or _STEPS
+    encoder, source = load_checkpoint(replace(weights, frames=_IMAGE_FRAMES))
+    predictor = load_action_predictor(
+        weights.source,
+        model=request.action or (weights.model if isinstance(weights.model, str) else "vitg-ac"),
+        steps=steps,
+        size=(encoder.clip.height, encoder.clip.width),
+        seed=weights.seed,
+    )
+    return ActionEncoder(encoder, predictor), source
+
+
+def _counts(classes: int | tuple[int, ...] | None, needed: int) -> tuple[int, ...] | None:
+    """As many counts as the head has layers; None if none was given."""
+    if classes is None:
+        return None
+    counts = classes if isinstance(classes, tuple) else (classes,)
+    if min(counts) < 1:
+        raise ExportError(f"classes is {min(counts)}; it must be at least 1")
+    if len(counts) != needed:
+        raise ExportError(f"classes are {', '.join(map(str, counts))}; this head needs {needed}")
+    return counts

@@ -1,0 +1,425 @@
+"""Does each head go through the same pipeline: one trace, two graphs, one gate, every backend?"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from vjepa2 import checkpoints, head_checkpoints
+from vjepa2.bundle import ONNXRUNTIME, PORTABLE, Bundle
+from vjepa2.checkpoints import Request, load_encoder
+from vjepa2.cli import main
+from vjepa2.errors import BackendError, ExportError, ParityError, SpecError
+from vjepa2.export import load_model, pipeline
+from vjepa2.export.describe import ExportRequest
+from vjepa2.export.pipeline import export_bundle
+from vjepa2.export.trace import trace_model
+from vjepa2.head_checkpoints import load_anticipation, load_classifier, load_predictor
+from vjepa2.head_specs import ActionSpec, PredictorSpec
+from vjepa2.headed import ActionEncoder, PredictiveEncoder
+from vjepa2.registry import Release
+from vjepa2.runtime import Reference, check_parity, open_backend
+from vjepa2.runtime.backends import BACKENDS
+from vjepa2.runtime.backends.base import FramesArray, normalise
+from vjepa2.runtime.parity import GATES
+from vjepa2.runtime.scenes import generate_scene
+from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, ModelSpec
+
+CLIP = ClipSpec(frames=4, height=32, width=48)
+SPEC = ModelSpec(name="tiny", family="vjepa2", dim=96, depth=2, heads=4, mlp_dim=96, clip=CLIP)
+NEW = replace(SPEC, name="tiny-2.1", family="vjepa2.1", positions="interleaved", side=16, levels=(0, 1))
+PREDICTOR = PredictorSpec(encoder_dim=96, dim=48, depth=2, heads=4, mlp_dim=64)
+NEW_PREDICTOR = replace(PREDICTOR, positions="interleaved", mask_tokens=8, levels=2, out_dim=192, has_modalities=True)
+ACTION = ActionSpec(encoder_dim=96, dim=48, depth=2, heads=4, mlp_dim=64)
+STEPS = 3
+TOKENS, ROW = CLIP.tokens, CLIP.tokens // 2
+
+# head -> (options, shapes of one clip's inputs beside frames, shapes of its outputs, names of what it adds to a bundle)
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
+    "tokens": ({}, {}, {"tokens": (TOKENS, 96)}, ()),
+    "embedding": ({}, {}, {"tokens": (TOKENS, 96), "embedding": (96,)}, ()),
+    "classifier": (
+        {"classes": 5, "pooling": "attentive"},
+        {},
+        {"tokens": (TOKENS, 96), "embedding": (96,), "logits": (5,)},
+        ("pooler.", "linear."),
+    ),
+    "predictor": (
+        {"predictor": PREDICTOR, "context": 7, "targets": 5},
+        {"context_ids": (7,), "target_ids": (5,)},
+        {"tokens": (TOKENS, 96), "predicted": (5, 96)},
+        ("predictor.",),
+    ),
+    "anticipation": (
+        {"predictor": PREDICTOR, "classes": (3, 4, 6)},
+        {},
+        {"tokens": (TOKENS, 96), "verb": (3,), "noun": (4,), "action": (6,)},
+        ("predictor.", "pooler.", "verb_classifier.", "noun_classifier.", "action_classifier."),
+    ),
+    "action": (
+        {"action": ACTION},
+        {"actions": (STEPS, 7), "states": (STEPS, 7)},
+        {"tokens": (STEPS * ROW, 96), "predicted": (STEPS * ROW, 96)},
+        ("predictor.",),
+    ),
+}
+
+
+def request_for(head: Any, spec: ModelSpec = SPEC, **options: Any) -> ExportRequest:
+    weights = Request(source="random", model=spec, frames=STEPS if head == "action" else None)
+    return ExportRequest(weights=weights, head=head, simplify=False, **(CASES[head][0] | options))
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+    """A function that gives the bundle of a head, exported once."""
+    folder, made = tmp_path_factory.mktemp("heads"), dict[str, Bundle]()
+
+    def find(head: str) -> Bundle:
+        if head not in made:
+            made[head] = export_bundle(request_for(head), folder / head).bundle
+        return made[head]
+
+    return find
+
+
+def extras_of(bundle: Bundle, rows: int) -> dict[str, Any]:
+    reference = Reference.load(bundle)
+    return {name: array[:rows] for name, array in reference.inputs.items()}
+
+
+@pytest.mark.parametrize("head", CASES)
+def test_every_head_is_proven_and_every_backend_runs_it(head: str, bundles: Callable[[str], Bundle]) -> None:
+    _, inputs, outputs, parts = CASES[head]
+    bundle = bundles(head)
+    manifest = Bundle.open(bundle.path).manifest
+    assert manifest == bundle.manifest
+    assert manifest.head == head
+    assert {info.name: info.shape[1:] for info in manifest.inputs[1:]} == inputs
+    assert {info.name: info.shape[1:] for info in manifest.outputs} == outputs
+    assert all(any(name.startswith(part) for name in manifest.parameters) for part in parts)
+    assert all(verdict.passed for verdict in manifest.parity.values())
+    reference = Reference.load(bundle)
+    assert set(reference.outputs.by_name()) == set(outputs)
+    for name in BACKENDS:
+        with open_backend(bundle, name) as backend:
+            assert check_parity(reference, backend, GATES["fp32"]).passed, name
+
+
+@pytest.mark.parametrize("head", CASES)
+def test_every_graph_is_static_and_has_its_scale_on_q(head: str, bundles: Callable[[str], Bundle]) -> None:
+    portable, fused = (
+        onnx.load(bundles(head).path / name, load_external_data=False).graph for name in (PORTABLE, ONNXRUNTIME)
+    )
+    for graph in (portable, fused):
+        names = [node.name for node in graph.node]
+        assert len(set(names)) == len(names)
+        used = Counter(node.op_type for node in graph.node)
+        for operator in ("If", "Loop", "Shape", "Range", "Where", "Sin", "Identity", "Mod", "GatherND", "ReduceMean"):
+            assert used[operator] == 0, operator
+    makers = {output: node for node in portable.node for output in node.output}
+    softmaxes = [node for node in portable.node if node.op_type == "Softmax"]
+    assert len(softmaxes) == sum(node.op_type == "MultiHeadAttention" for node in fused.node)
+    for softmax in softmaxes:
+        scores = makers[softmax.input[0]]
+        if scores.op_type == "Add":
+            assert scores.input[1] == "predictor.order.mask_11MM"
+            scores = makers[scores.input[0]]
+        assert [makers[name].op_type for name in scores.input] == ["Mul", "Transpose"]
+
+
+@pytest.mark.parametrize("head", [name for name in CASES if name not in ("tokens", "embedding")])
+def test_a_graph_of_any_batch_computes_each_clip_as_it_does_alone(head: str, tmp_path: Path) -> None:
+    bundle = export_bundle(request_for(head, batch="dynamic"), tmp_path / "bundle").bundle
+    reference = Reference.load(bundle)
+    for name in BACKENDS:
+        with open_backend(bundle, name) as backend:
+            got = backend.run(reference.frames_BTHWC, tuple(reference.outputs.by_name()), reference.inputs).by_name()
+        for output, expected in reference.outputs.by_name().items():
+            np.testing.assert_allclose(got[output], expected, atol=2e-4, err_msg=f"{name} {output}")
+
+
+def test_a_graph_of_two_clips_fills_up_its_extra_inputs_too(tmp_path: Path) -> None:
+    bundle = export_bundle(request_for("predictor", batch=2), tmp_path / "bundle").bundle
+    reference = Reference.load(bundle)
+    expected = reference.outputs.predicted_BLD
+    assert expected is not None
+    for name in BACKENDS:
+        with open_backend(bundle, name) as backend:
+            got = backend.run(reference.frames_BTHWC, ("predicted",), reference.inputs).predicted_BLD
+        assert got is not None
+        np.testing.assert_allclose(got, expected, atol=2e-4)
+
+
+def test_predictions_follow_the_ids_that_are_given(bundles: Callable[[str], Bundle]) -> None:
+    bundle = bundles("predictor")
+    reference = Reference.load(bundle)
+    ids = extras_of(bundle, 1)
+    with open_backend(bundle, "onnxruntime") as backend:
+        first = backend.run(reference.frames_BTHWC[:1], ("predicted",), ids).predicted_BLD
+        turned = ids | {"target_ids": ids["target_ids"][:, ::-1]}
+        second = backend.run(reference.frames_BTHWC[:1], ("predicted",), turned).predicted_BLD
+    assert first is not None
+    assert second is not None
+    np.testing.assert_allclose(second[:, ::-1], first, atol=1e-4)
+    assert np.abs(second - first).max() > 1e-2
+
+
+def test_a_step_is_not_told_what_comes_after_it(bundles: Callable[[str], Bundle]) -> None:
+    bundle = bundles("action")
+    reference, later = Reference.load(bundle), extras_of(bundle, 1)
+    changed = dict(later)
+    changed["actions"] = later["actions"] + np.eye(STEPS, dtype=np.float32)[-1][:, None]
+    for name in BACKENDS:
+        with open_backend(bundle, name) as backend:
+            runs = [backend.run(reference.frames_BTHWC[:1], ("predicted",), given) for given in (later, changed)]
+        first, second = (run.predicted_BLD for run in runs)
+        assert first is not None
+        assert second is not None
+        np.testing.assert_allclose(first[:, : -ROW or None], second[:, : -ROW or None], atol=1e-5, err_msg=name)
+        assert np.abs(first[:, -ROW:] - second[:, -ROW:]).max() > 1e-3, name
+
+
+@pytest.mark.parametrize("head", ["predictor", "classifier"])
+def test_version_21_goes_the_same_way(head: str, tmp_path: Path) -> None:
+    options = {"predictor": NEW_PREDICTOR} if head == "predictor" else {}
+    bundle = export_bundle(request_for(head, NEW, graph_input="pixel_values_videos", **options), tmp_path / "b").bundle
+    with open_backend(bundle, "pytorch") as backend:
+        assert check_parity(Reference.load(bundle), backend, GATES["fp32"]).passed
+    if head == "predictor":
+        assert bundle.manifest.outputs[1].shape == (1, 5, 192)
+
+
+def test_the_predictor_takes_all_tokens_if_nothing_else_is_said(tmp_path: Path) -> None:
+    bundle = export_bundle(request_for("predictor", context=None, targets=None), tmp_path / "bundle").bundle
+    assert [info.shape for info in bundle.manifest.inputs[1:]] == [(1, TOKENS), (1, TOKENS)]
+
+
+# what is refused
+
+
+@pytest.mark.parametrize("backend_name", BACKENDS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: {}, r"inputs beside frames are none; a bundle of head predictor takes context_ids, target_ids"),
+        (lambda e: e | {"mask": e["target_ids"]}, r"inputs beside frames are \['context_ids', 'mask', 'target_ids'\]"),
+        (lambda e: e | {"target_ids": e["target_ids"][:, :4]}, r"target_ids are int64 \[1, 4\]; .* int64 \[1, 5\]"),
+        (
+            lambda e: e | {"target_ids": e["target_ids"].astype(np.int32)},
+            r"target_ids are int32 \[1, 5\]; they must be",
+        ),
+        (lambda e: e | {"target_ids": [[1, 2, 3, 4, 5]]}, r"target_ids are None \[1, 5\]; they must be int64"),
+        (lambda e: e | {"context_ids": e["context_ids"] + 9}, r"this bundle's tokens are 0 to 11"),
+        (lambda e: e | {"context_ids": e["context_ids"] * 0}, r"context_ids name a token twice in one row"),
+    ],
+)
+def test_other_ids_are_refused(
+    change: Callable[[Any], Any], message: str, backend_name: str, bundles: Callable[[str], Bundle]
+) -> None:
+    bundle = bundles("predictor")
+    frames = Reference.load(bundle).frames_BTHWC[:1]
+    with open_backend(bundle, backend_name) as backend, pytest.raises(BackendError, match=message):
+        backend.run(frames, ("predicted",), change(extras_of(bundle, 1)))
+
+
+def test_other_actions_are_refused(bundles: Callable[[str], Bundle]) -> None:
+    bundle = bundles("action")
+    frames, extras = Reference.load(bundle).frames_BTHWC[:1], extras_of(bundle, 1)
+    wide = np.zeros((1, STEPS, 8), np.float32)
+    with open_backend(bundle, "onnxruntime") as backend:
+        with pytest.raises(BackendError, match=r"actions are float32 \[1, 3, 8\]; they must be float32 \[1, 3, 7\]"):
+            backend.run(frames, ("predicted",), extras | {"actions": wide})
+        with pytest.raises(BackendError, match="states have values that are not finite numbers"):
+            backend.run(frames, ("predicted",), extras | {"states": np.full_like(extras["states"], np.nan)})
+        with pytest.raises(BackendError, match=r"frames are uint8 \[1, 2, 32, 48, 3\]; they must be uint8 \[B, 3, 32"):
+            backend.run(frames[:, :2], ("predicted",), extras)
+
+
+def test_inputs_that_a_head_does_not_take_are_refused(bundles: Callable[[str], Bundle]) -> None:
+    bundle = bundles("embedding")
+    with (
+        open_backend(bundle, "onnxruntime") as backend,
+        pytest.raises(BackendError, match=r"\['mask'\]; a bundle of head embedding takes none"),
+    ):
+        backend.run(Reference.load(bundle).frames_BTHWC, inputs={"mask": np.zeros((3, 1))})
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "message"),
+    [
+        ("predictor", {"context": 13}, "context is 13; of 12 tokens it must be from 1 to all"),
+        ("predictor", {"targets": 0}, "targets is 0; of 12 tokens it must be from 1 to all"),
+        ("embedding", {"targets": 3}, "context and targets are of the head predictor"),
+        ("embedding", {"classes": 3}, "classes is not of the head embedding; leave it out, or export classifier"),
+        ("predictor", {"pooling": "linear"}, "pooling is not of the head predictor; leave it out"),
+        ("classifier", {"classes": None, "pooling": None}, "random weights need to know how many classes"),
+        ("anticipation", {"classes": 5}, "classes are 5; this head needs 3"),
+        ("classifier", {"encoder": "somewhere.pt"}, "random brings its own encoder; only a probe's .pt file needs"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(head: str, options: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_bundle(request_for(head, **options), tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_predictor_of_another_encoder_is_refused() -> None:
+    encoder = load_encoder("random", model=SPEC)
+    other = load_predictor("random", model=replace(PREDICTOR, encoder_dim=48), clip=CLIP)
+    with pytest.raises(SpecError, match=r"the predictor takes 48 channels of .*; tiny gives 96 of"):
+        PredictiveEncoder(encoder, other)
+    actions = head_checkpoints.load_action_predictor("random", model=ACTION, steps=2, size=(32, 48))
+    with pytest.raises(SpecError, match="the encoder's clip has 4 frames; before actions it is an image, doubled: 2"):
+        ActionEncoder(encoder, actions)
+    with pytest.raises(SpecError, match="the action predictor takes 96 channels of a grid"):
+        ActionEncoder(load_encoder("random", model=SPEC, clip=replace(CLIP, height=48)), actions)
+
+
+# the gate
+
+
+SPOILED = {
+    "classifier": "pooler.cross_attention_block.xattn.q.queries_1MD",
+    "predictor": "predictor.mask_tokens.1",
+    "anticipation": "predictor.predictor_proj.weight",
+    "action": "predictor.order.mask_11MM",
+}
+
+
+@pytest.mark.parametrize("head", SPOILED)
+def test_a_wrong_head_on_a_right_encoder_is_no_bundle(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trace_wrongly(*arguments: Any, **options: Any) -> Any:
+        traced = trace_model(*arguments, **options)
+        tensor = traced.tensors[SPOILED[head]]
+        traced.tensors[SPOILED[head]] = torch.zeros_like(tensor) if head == "action" else tensor.roll(1, dims=-1)
+        return traced
+
+    monkeypatch.setattr(pipeline, "trace_model", trace_wrongly)
+    with pytest.raises(ParityError, match=r"portable.onnx is outside its gate, .*; no bundle was written"):
+        export_bundle(request_for(head), tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+# the files
+
+
+def save_meta(file: Path, key: str, states: dict[str, Any]) -> Path:
+    named = {name: {f"module.{part}": value for part, value in state.items()} for name, state in states.items()}
+    torch.save({name: [state] if name == key == "classifiers" else state for name, state in named.items()}, file)
+    return file
+
+
+def probe_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name: value for name, value in module.state_dict().items() if not name.startswith(("encoder.", "predictor."))
+    }
+
+
+@pytest.fixture
+def released(monkeypatch: pytest.MonkeyPatch) -> dict[str, Release]:
+    """Rows of a tiny family: the pretrained one, and one with a probe that stands on it."""
+    rows = {
+        "tiny": Release(spec=SPEC, file="tiny.pt", keys=("encoder",), predictor=PREDICTOR),
+        "tiny-ek": Release(spec=replace(SPEC, name="tiny-ek"), base="tiny", predictor=PREDICTOR, keys=("classifiers",)),
+    }
+    for module in (checkpoints, head_checkpoints, load_model):
+        monkeypatch.setattr(module, "RELEASES", rows)
+        if hasattr(module, "find_release"):
+            monkeypatch.setattr(module, "find_release", rows.__getitem__)
+    return rows
+
+
+@pytest.mark.parametrize("head", ["classifier", "anticipation"])
+def test_a_probe_is_exported_from_its_file_with_the_encoder_from_another(
+    head: Any, released: dict[str, Release], tmp_path: Path
+) -> None:
+    encoder = load_encoder("random", model=SPEC, seed=5)
+    future = replace(CLIP, frames=CLIP.frames + 10)
+    predictor = load_predictor("random", model=PREDICTOR, clip=future, seed=5)
+    states = {"encoder": encoder.state_dict(), "predictor": predictor.state_dict()}
+    base = save_meta(tmp_path / "tiny.pt", "encoder", states)
+    module: torch.nn.Module = (
+        load_classifier("random", encoder=encoder, classes=5, seed=5)
+        if head == "classifier"
+        else load_anticipation("random", encoder=encoder, predictor=predictor, classes=(3, 4, 6), seed=5)
+    )
+    probe = save_meta(tmp_path / "probe.pt", "classifiers", {"classifiers": probe_state(module)})
+    weights = Request(source=str(probe), model="tiny-ek", key="encoder")
+    request = ExportRequest(weights=weights, head=head, encoder=str(base), simplify=False)
+    bundle = export_bundle(request, tmp_path / "bundle").bundle
+    assert bundle.manifest.source.name == "probe.pt"
+    assert set(bundle.manifest.source.files) == {"probe.pt", "tiny.pt"}
+    assert bundle.manifest.source.warning is None
+    clips = torch.from_numpy(normalise(generate_scene(4, 32, 48)[None], RGB_MEAN, RGB_STD))
+    with torch.inference_mode():
+        expected = module(clips)
+    first = expected if head == "classifier" else expected[0]
+    with open_backend(bundle, "onnxruntime") as backend:
+        got = backend.run(generate_scene(4, 32, 48)[None], ("logits" if head == "classifier" else "verb",)).by_name()
+    np.testing.assert_allclose(next(iter(got.values())), first.numpy(), atol=1e-4)
+
+
+# the command line
+
+
+@pytest.mark.parametrize("head", CASES)
+def test_every_bundle_answers_through_the_command_line(
+    head: str, bundles: Callable[[str], Bundle], write_video: Callable[..., Path], scene: FramesArray, tmp_path: Path
+) -> None:
+    bundle = bundles(head)
+    command = ["run", str(bundle.path), str(write_video(scene)), "-o", str(tmp_path / "out.npz")]
+    extras = extras_of(bundle, 1)
+    if extras:
+        np.savez(tmp_path / "in.npz", **extras)
+        command += ["--inputs", str(tmp_path / "in.npz")]
+    with pytest.raises(SystemExit) as done:
+        main(command)
+    assert done.value.code == 0
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert {name: arrays[name].shape[1:] for name in arrays} == CASES[head][2]
+        assert all(np.isfinite(arrays[name]).all() for name in arrays)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "out.txt"], "out.txt ends in '.txt'; an output is a .npz file"),
+        (["-o", "out.npz", "--inputs", "none.npz"], "none.npz is not a .npz file of plain arrays"),
+        (["-o", "out.npz"], "inputs beside frames are none; a bundle of head predictor takes context_ids, target_ids"),
+    ],
+)
+def test_a_bad_run_ends_in_one_line(
+    options: list[str],
+    message: str,
+    bundles: Callable[[str], Bundle],
+    write_video: Callable[..., Path],
+    scene: FramesArray,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["run", str(bundles("predictor").path), str(write_video(scene)), *options])
+    assert done.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_verb_exports_every_kind_of_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut = ["--layers", "1", "--frames", "2", "--size", "32", "--no-simplify"]
+    command = ["export", "random", "--model", "vitl", *cut, "--head", "classifier", "--classes", "7"]
+    with pytest.raises(SystemExit) as done:
+        main([*command, "-o", str(tmp_path / "bundle")])
+    assert done.value.code == 0
+    assert "embeddings mean nothing" in " ".join(capsys.readouterr().err.split())
+    assert Bundle.open(tmp_path / "bundle").manifest.classes == 7
+    with pytest.raises(SystemExit) as done:
+        main([*command[:-1], "many", "-o", str(tmp_path / "other")])
+    assert done.value.code == 2
+    assert "classes is 'many'; it must be a number, or for anticipation three" in capsys.readouterr().err
