@@ -110,7 +110,7 @@ def _load_classifier(
         raise ExportError(f"{source.name} has an attentive classifier; leave pooling out")
     model = load_classifier(
         weights.source,
-        model=weights.model if isinstance(weights.model, str) else None,
+        model=_row_name(request),
         encoder=encoder,
         probe=request.probe or "meta",
         classes=classes[0] if classes else None,
@@ -139,7 +139,12 @@ def _load_anticipation(request: ExportRequest, encoder: Encoder) -> Headed:
     counts = _counts(request.classes, 3)
     classes = (counts[0], counts[1], counts[2]) if counts else None
     return load_anticipation(
-        weights.source, encoder=encoder, predictor=predictor, model=name, classes=classes, seed=weights.seed
+        weights.source,
+        encoder=encoder,
+        predictor=predictor,
+        model=_row_name(request),
+        classes=classes,
+        seed=weights.seed,
     )
 
 
@@ -155,6 +160,12 @@ def _load_action(request: ExportRequest) -> tuple[Headed, Source]:
         seed=weights.seed,
     )
     return ActionEncoder(encoder, predictor), source
+
+
+def _row_name(request: ExportRequest) -> str | None:
+    """The row of the table that a probe is compared with; an encoder cut to fewer layers is that of none."""
+    model, is_cut = request.weights.model, request.weights.layers is not None
+    return model if isinstance(model, str) and not is_cut else None
 
 
 def _counts(classes: int | tuple[int, ...] | None, needed: int) -> tuple[int, ...] | None:

@@ -16,6 +16,7 @@ from vjepa2.encoder import Encoder
 from vjepa2.errors import BackendError
 from vjepa2.export.describe import ExportRequest
 from vjepa2.export.pipeline import export_bundle
+from vjepa2.head_checkpoints import read_labels
 from vjepa2.heads import ImageClassifier, ImageHead
 from vjepa2.runtime import EmbeddingEngine, open_backend
 from vjepa2.runtime.backends.base import FramesArray, normalise
@@ -110,6 +111,12 @@ def test_a_classifier_of_transformers_is_exported_with_its_labels(tmp_path: Path
     (labels, scores), *_ = expected_scores(logits)
     assert result.labels == labels
     np.testing.assert_allclose(result.scores, scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("table", [None, {"0": "cat"}, {"0": "cat", "2": "cow"}, ["cat", "dog"]], ids=str)
+def test_labels_that_do_not_name_every_class_are_none(table: object, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": table}))
+    assert read_labels(tmp_path, None, 2) is None
 
 
 def test_every_backend_gives_the_same_scores(trained: Path, scene: FramesArray) -> None:

@@ -368,6 +368,16 @@ def test_a_probe_is_exported_from_its_file_with_the_encoder_from_another(
     np.testing.assert_allclose(next(iter(got.values())), first.numpy(), atol=1e-4)
 
 
+def test_a_cut_encoder_takes_a_random_probe_of_its_row(released: dict[str, Release], tmp_path: Path) -> None:
+    weights = Request(source="random", model="tiny-ek", layers=1)
+    request = ExportRequest(weights=weights, head="anticipation", classes=(3, 4, 6), simplify=False)
+    manifest = export_bundle(request, tmp_path / "bundle").bundle.manifest
+    assert (manifest.model.depth, manifest.source.layers) == (1, 1)
+    assert manifest.parts.probe is not None
+    assert manifest.parts.probe.classes == (3, 4, 6)
+    assert manifest.source.warning is not None
+
+
 # the command line
 
 
