@@ -100,11 +100,10 @@ def state_after(recipe: Recipe, steps: list[list[ImageBatch]], head: ImageHead =
 
 
 def test_four_shapes_are_learnt_from_nothing(tmp_path: Path) -> None:
-    write_shapes(tmp_path / "all", 60, side=48)
-    for name in ("bar-across", "bar-down", "disc", "frame"):
-        (tmp_path / "some").mkdir(exist_ok=True)
-        (tmp_path / "all" / name).rename(tmp_path / "some" / name)
-    request = request_for(tmp_path / "some", replace(SPEC, depth=2), 0.25, epochs=25, batch_size=30, learning_rate=3e-3)
+    names = ("bar-across", "bar-down", "disc", "frame")
+    write_shapes(tmp_path / "shapes", 60, names=names, side=48)
+    options = {"epochs": 25, "batch_size": 30, "learning_rate": 3e-3}
+    request = request_for(tmp_path / "shapes", replace(SPEC, depth=2), 0.25, **options)
     assert finetune_classifier(request, tmp_path / "run").evaluation.top1 >= 0.9
 
 
