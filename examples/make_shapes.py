@@ -1,7 +1,7 @@
 """Writes a folder of pictures of ten kinds of shapes, from a seed: something small to learn from."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,11 @@ def draw_shape(name: str, random: np.random.Generator, side: int = 64) -> npt.ND
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def write_shapes(folder: Path, count: int, *, side: int = 64, seed: int = 0) -> None:
-    """`count` PNG pictures of every class under `folder`, one folder a class."""
-    for number, name in enumerate(SHAPES):
+def write_shapes(
+    folder: Path, count: int, *, names: Sequence[str] = tuple(SHAPES), side: int = 64, seed: int = 0
+) -> None:
+    """`count` PNG pictures of every shape of `names` under `folder`, one folder a shape."""
+    for number, name in enumerate(names):
         (folder / name).mkdir(parents=True)
         random = np.random.default_rng([seed, number])
         for index in range(count):

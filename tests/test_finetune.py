@@ -100,11 +100,10 @@ def state_after(recipe: Recipe, steps: list[list[ImageBatch]], head: ImageHead =
 
 
 def test_four_shapes_are_learnt_from_nothing(tmp_path: Path) -> None:
-    write_shapes(tmp_path / "all", 60, side=48)
-    for name in ("bar-across", "bar-down", "disc", "frame"):
-        (tmp_path / "some").mkdir(exist_ok=True)
-        (tmp_path / "all" / name).rename(tmp_path / "some" / name)
-    request = request_for(tmp_path / "some", replace(SPEC, depth=2), 0.25, epochs=25, batch_size=30, learning_rate=3e-3)
+    names = ("bar-across", "bar-down", "disc", "frame")
+    write_shapes(tmp_path / "shapes", 100, names=names, side=48)
+    options = {"epochs": 20, "batch_size": 32, "learning_rate": 3e-3}
+    request = request_for(tmp_path / "shapes", replace(SPEC, depth=2), 0.25, **options)
     assert finetune_classifier(request, tmp_path / "run").evaluation.top1 >= 0.9
 
 
@@ -325,6 +324,31 @@ def test_a_run_is_resumed_as_it_was_begun_or_not_at_all(shapes: Path, tmp_path: 
     (tmp_path / "run" / "state.pt").write_bytes(b"cut off")
     with pytest.raises(FinetuneError, match=r"state\.pt is damaged"):
         finetune_classifier(request, tmp_path / "run", resume=True)
+
+
+def test_what_was_being_written_when_a_run_was_killed_is_swept_away(shapes: Path, tmp_path: Path) -> None:
+    request = request_for(shapes, epochs=1)
+    finetune_classifier(request, tmp_path / "run")
+    (tmp_path / "run" / ".state.pt.4711").write_bytes(b"half a st")
+    with (tmp_path / "run" / "metrics.jsonl").open("ab") as metrics:
+        before = metrics.tell()
+        metrics.write(b'{"step": 6, "ep')
+    finetune_classifier(request, tmp_path / "run", resume=True)
+    assert not (tmp_path / "run" / ".state.pt.4711").exists()
+    assert (tmp_path / "run" / "metrics.jsonl").stat().st_size == before
+    os.truncate(tmp_path / "run" / "metrics.jsonl", before - 1)
+    with pytest.raises(FinetuneError, match=r"metrics\.jsonl is shorter than it was; start the run anew"):
+        finetune_classifier(request, tmp_path / "run", resume=True)
+
+
+def test_a_run_that_was_killed_before_its_first_state_begins_again(shapes: Path, tmp_path: Path) -> None:
+    request = request_for(shapes, epochs=1)
+    result = finetune_classifier(request, tmp_path / "whole")
+    finetune_classifier(request, tmp_path / "killed")
+    (tmp_path / "killed" / "state.pt").unlink()
+    assert finetune_classifier(request, tmp_path / "killed", resume=True).evaluation == result.evaluation
+    names = ("metrics.jsonl", "model.safetensors")
+    assert all((tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in names)
 
 
 def test_a_run_whose_images_changed_is_not_resumed(tmp_path: Path) -> None:

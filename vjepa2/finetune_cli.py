@@ -1,6 +1,5 @@
 """`vjepa2 finetune`."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from vjepa2.recipe import Autocast, Device, Recipe
 from vjepa2.registry import RELEASES
 
 _DEFAULT = Recipe()
-_LAYER_DECAY = 0.75  # of an encoder that knows something already
+_LAYER_DECAY = 0.75  # of an encoder that knows something already: what is nearest the pixels changes least
 
 
 @click.command("finetune", context_settings={"show_default": True})
@@ -44,7 +43,9 @@ _LAYER_DECAY = 0.75  # of an encoder that knows something already
 @click.option("--accumulate", type=int, default=_DEFAULT.accumulate, help="Batches a step.")
 @click.option("--learning-rate", type=float, default=_DEFAULT.learning_rate, help="Of the head, at its highest.")
 @click.option(
-    "--layer-decay", type=float, help=f"Each block's rate to the next's.  [default: {_LAYER_DECAY} if both known]"
+    "--layer-decay",
+    type=float,
+    help=f"Each block's rate to the next one's.  [default: {_LAYER_DECAY} if trained weights are trained on, else 1]",
 )
 @click.option("--weight-decay", type=float, default=_DEFAULT.weight_decay, help="Not of biases and norms.")
 @click.option("--warmup", type=float, default=_DEFAULT.warmup, help="The part of all steps in which the rate rises.")
@@ -52,7 +53,7 @@ _LAYER_DECAY = 0.75  # of an encoder that knows something already
 @click.option(
     "--autocast", type=click.Choice(get_args(Autocast)), default=_DEFAULT.autocast, help="Of the training steps."
 )
-@click.option("--device", type=click.Choice(get_args(Device)), default=_DEFAULT.device)
+@click.option("--device", type=click.Choice(get_args(Device)), default=_DEFAULT.device, help="What it is trained on.")
 @click.option("--seed", type=int, default=_DEFAULT.seed, help="Of the head, the order of images and the split.")
 @click.option(
     "--save-steps", type=click.IntRange(1), help="Keep the run every so many steps, not only after each epoch."
@@ -115,8 +116,8 @@ def _show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
         task = bar.add_task("starting", total=None)
 
         def announce(progress: Progress) -> None:
-            top1 = math.nan if progress.evaluation is None else progress.evaluation.top1
-            about = f"epoch {progress.epoch}  loss {progress.report.loss:.3f}  top-1 {top1:.1%}"
+            right = "" if progress.evaluation is None else f"  top-1 {progress.evaluation.top1:.1%}"
+            about = f"epoch {progress.epoch}  loss {progress.report.loss:.3f}{right}"
             bar.update(task, description=about, completed=progress.step, total=progress.steps)
 
         yield announce
