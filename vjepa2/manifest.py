@@ -15,7 +15,7 @@ MAX_BYTES = 4 * 2**20
 
 GraphInput = Literal["frames", "pixel_values_videos"]
 Transform = Literal["none", "transposed", "folded"]
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Batch = int | Literal["dynamic"]
 
 
