@@ -7,7 +7,7 @@ interpreter which has them will do); `make probe-tensorrt` compares it with the 
     enum BuilderFlag FP16=0 INT8=1
     class OnnxParser(object) __init__(network,logger) flags= num_errors parse(model,path?)
 
-`name` is a property, `name=` one that can be set, `name()` a method, `?` a parameter with a default, `|` another overload.
+`name` is a property, `name=` one that can be set, `name()` a method, `?` a parameter with a default, `|` an overload.
 """
 
 import re
