@@ -46,6 +46,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_bundle(tiny_request(), tmp_path_factory.mktemp("exported") / "bundle").bundle.path
 
 
+@pytest.fixture(scope="session")
+def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose graphs take any number of clips a call, as normalised floats."""
+    path = tmp_path_factory.mktemp("dynamic") / "bundle"
+    request = tiny_request(batch="dynamic", graph_input="pixel_values_videos", simplify=False)
+    return export_bundle(request, path).bundle.path
+
+
 @pytest.fixture
 def bundle_copy(exported: Path, tmp_path: Path) -> Path:
     """A bundle that a test may spoil."""

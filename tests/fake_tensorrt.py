@@ -48,6 +48,8 @@ class Script:
     loads: bool = True  # whether plans can be deserialised
     cache_matches: bool = True
     infer: Callable[[Arrays], Arrays] | None = None  # what an engine computes
+    enqueue: Callable[[int, Callable[[], None]], None] = lambda stream, work: work()  # puts work into a stream
+    most_clips: int = 1  # of a profile, where the batch is free
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     graph: onnx.GraphProto | None = None  # parsed last
 
@@ -74,7 +76,7 @@ class Enum:
     __index__ = __int__
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and int(self) == int(other)  # type: ignore[call-overload]
+        return type(self) is type(other) and int(self) == int(other)
 
     def __hash__(self) -> int:
         return hash(self.value)
@@ -264,7 +266,9 @@ def _read_graph(module: ModuleType, graph: onnx.GraphProto) -> dict[str, list[An
     def describe(info: onnx.ValueInfoProto) -> Any:
         kind = info.type.tensor_type
         shape = tuple(side.dim_value if side.HasField("dim_value") else -1 for side in kind.shape.dim)
-        dtype = getattr(module.DataType, _TYPES[kind.elem_type])
+        known = _TYPES[kind.elem_type]
+        # 8.6 has no INT64, and its parser makes INT32 of it
+        dtype = getattr(module.DataType, "INT32" if known == "INT64" and not hasattr(module.DataType, known) else known)
         vars(tensor(info.name))["_state"].update(shape=shape, dtype=dtype)
         return tensor(info.name)
 
@@ -381,17 +385,30 @@ def _execute(_: ModuleType, script: Script, self: Any, stream_handle: int) -> bo
     """Read the inputs where they lie, compute, write the outputs: device memory is this machine's own."""
     held, engine = vars(self), vars(self)["_engine"]
     assert script.infer is not None, "the script does not say what the engine computes"
-    inputs = {}
-    for tensor, mode in vars(engine)["_io"]:
-        if mode == "INPUT":
-            shape = held["_shapes"].get(tensor.name, tensor.shape)
-            raw = ctypes.string_at(held["_addresses"][tensor.name], _size(tensor, shape))
-            inputs[tensor.name] = np.frombuffer(raw, _NUMPY[tensor.dtype.name]).reshape(shape)
-    for name, array in script.infer(inputs).items():
-        if name in held["_addresses"]:
+    assert set(held["_addresses"]) == {tensor.name for tensor, _ in vars(engine)["_io"]}, "a tensor has no address"
+
+    def compute() -> None:
+        inputs = {}
+        for tensor, mode in vars(engine)["_io"]:
+            if mode == "INPUT":
+                shape = held["_shapes"].get(tensor.name, tensor.shape)
+                raw = ctypes.string_at(held["_addresses"][tensor.name], _size(tensor, shape))
+                inputs[tensor.name] = np.frombuffer(raw, _NUMPY[tensor.dtype.name]).reshape(shape)
+        assert script.infer is not None
+        for name, array in script.infer(inputs).items():
             data = np.ascontiguousarray(array, _NUMPY[_io(engine, name)[0].dtype.name]).tobytes()
             ctypes.memmove(held["_addresses"][name], data, len(data))
+
+    script.enqueue(stream_handle, compute)
     return True
+
+
+def _profile_shape(_: ModuleType, script: Script, self: Any, name: str, profile_index: int) -> list[tuple[int, ...]]:
+    """Least, best and most, of the only profile."""
+    assert profile_index == 0
+    shape = tuple(_io(self, name)[0].shape)
+    batches = (1, script.most_clips, script.most_clips) if shape[0] == -1 else (shape[0],) * 3
+    return [(batch, *shape[1:]) for batch in batches]
 
 
 def _size(tensor: Any, shape: Sequence[int]) -> int:
@@ -473,6 +490,9 @@ _BEHAVIOURS: dict[str, Callable[..., Any]] = {
     "ICudaEngine.get_tensor_mode": lambda module, script, self, name: getattr(module.TensorIOMode, _io(self, name)[1]),
     "ICudaEngine.get_tensor_dtype": lambda module, script, self, name: _io(self, name)[0].dtype,
     "ICudaEngine.get_tensor_shape": lambda module, script, self, name: _io(self, name)[0].shape,
+    "ICudaEngine.get_tensor_location": lambda module, script, self, name: module.TensorLocation.DEVICE,
+    "ICudaEngine.get_tensor_format": lambda module, script, self, name, profile_index=0: module.TensorFormat.LINEAR,
+    "ICudaEngine.get_tensor_profile_shape": _profile_shape,
     "EngineInspector.get_engine_information": _information,
     "IExecutionContext.set_tensor_address": lambda module, script, self, name, memory: (
         vars(self)["_addresses"].update({name: memory}) or True

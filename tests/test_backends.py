@@ -28,14 +28,6 @@ def in_threes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_bundle(tiny_request(batch=3, simplify=False), path).bundle.path
 
 
-@pytest.fixture(scope="session")
-def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose graphs take any number of clips a call, as normalised floats."""
-    path = tmp_path_factory.mktemp("dynamic") / "bundle"
-    request = tiny_request(batch="dynamic", graph_input="pixel_values_videos", simplify=False)
-    return export_bundle(request, path).bundle.path
-
-
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, exported: Path) -> Iterator[Backend]:
     with open_backend(Bundle.open(exported), request.param) as opened:

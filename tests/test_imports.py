@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {
-    "av", "click", "huggingface_hub", "jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "onnxsim",
-    "openvino", "PIL", "pyarrow", "rich", "safetensors", "tensorrt", "torch", "transformers",
+    "av", "click", "cuda", "huggingface_hub", "jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript",
+    "onnxsim", "openvino", "PIL", "pyarrow", "rich", "safetensors", "tensorrt", "torch", "transformers",
 }  # fmt: skip
 
 # a file or folder -> third-party libraries that it may import; the longest match counts
@@ -57,6 +57,9 @@ MAY_IMPORT = {
     "runtime/parquet.py": {"pyarrow"},
     "runtime/backends/pytorch.py": {"numpy", "torch"},
     "runtime/backends/onnxrt.py": {"numpy", "onnxruntime"},
+    "runtime/backends/cuda_driver.py": set(),
+    "runtime/backends/trt.py": {"numpy", "tensorrt"},
+    "runtime/backends/trt_session.py": {"numpy", "tensorrt"},
 }
 # rooms that a file may look into, apart from the core, which all may
 MODEL = {
@@ -120,6 +123,8 @@ def test_every_file_knows_its_room(path: Path) -> None:
         ("runtime/embedding.py", "from vjepa2.encoder import Encoder"),
         ("runtime/parity.py", "from torch import nn"),
         ("runtime/backends/onnxrt.py", "import torch"),
+        ("runtime/backends/trt.py", "import torch"),
+        ("runtime/backends/cuda.py", "from cuda.bindings import driver"),
         ("export/lower.py", "from vjepa2.runtime.parity import GATES"),
         ("export/trace.py", "import onnxruntime"),
     ],
@@ -143,6 +148,8 @@ def run_blocked(blocked: set[str], statement: str) -> subprocess.CompletedProces
     [
         ("import vjepa2", set()),
         ("from vjepa2.manifest import decode_manifest", set()),
+        ("from vjepa2.engine_folder import open_engine", set()),
+        ("from vjepa2.runtime.backends.cuda import CudaDevice", {"numpy", "rich"}),
         ("import vjepa2.cli", {"click"}),
         ("import vjepa2.runtime", {"numpy", "rich"}),
         ("import vjepa2.runtime.cli", {"numpy", "rich", "click"}),

@@ -60,7 +60,7 @@ class CudaDevice:
         return cls(load_driver(), ordinal)
 
     def describe(self, tensorrt: str) -> Machine:
-        """This machine, as engines are compared with it; `tensorrt` is the library's version."""
+        """The machine, as engines are compared with it; `tensorrt` is that library's version."""
         return Machine(
             gpu=self.name,
             sm=self.sm,
@@ -92,7 +92,7 @@ class CudaDevice:
         (address,) = self._driver.call("cuMemHostAlloc", count, 0)
         self._frees("cuMemFreeHost", address)
         memory = (ctypes.c_uint8 * count).from_address(address)
-        return PinnedArray(np.frombuffer(memory, dtype).reshape(shape), int(address))
+        return PinnedArray(np.ctypeslib.as_array(memory).view(dtype).reshape(shape), int(address))
 
     def create_stream(self) -> "Stream":
         """A stream of its own, not the default one."""
@@ -162,7 +162,7 @@ class Graph:
     def __init__(self, driver: Driver, graph: int, stream: int) -> None:
         self._driver, self._stream = driver, stream
         try:
-            (self._executable,) = driver.call("cuGraphInstantiateWithFlags", graph, 0)
+            (self._executable,) = driver.call("cuGraphInstantiate", graph, 0)
         finally:
             driver.call("cuGraphDestroy", graph)
 

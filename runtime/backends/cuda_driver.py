@@ -49,9 +49,7 @@ _PROTOTYPES = {
     "cuStreamSynchronize": _Prototype("cuStreamSynchronize", (_pointer,)),
     "cuStreamBeginCapture": _Prototype("cuStreamBeginCapture_v2", (_pointer, _int)),
     "cuStreamEndCapture": _Prototype("cuStreamEndCapture", (_pointer,), (_pointer,), gives_last=True),
-    "cuGraphInstantiateWithFlags": _Prototype(
-        "cuGraphInstantiateWithFlags", (_pointer, ctypes.c_ulonglong), (_pointer,)
-    ),
+    "cuGraphInstantiate": _Prototype("cuGraphInstantiateWithFlags", (_pointer, ctypes.c_ulonglong), (_pointer,)),
     "cuGraphLaunch": _Prototype("cuGraphLaunch", (_pointer, _pointer)),
     "cuGraphDestroy": _Prototype("cuGraphDestroy", (_pointer,)),
     "cuGraphExecDestroy": _Prototype("cuGraphExecDestroy", (_pointer,)),
@@ -63,7 +61,6 @@ _PROTOTYPES = {
 }
 # arguments that cuda-python wants as members of its enumerations
 _ENUMERATIONS = {"cuDeviceGetAttribute": (0, "CUdevice_attribute"), "cuStreamBeginCapture": (1, "CUstreamCaptureMode")}
-_RENAMED = {"cuGraphInstantiateWithFlags": "cuGraphInstantiate"}  # since CUDA 13
 _NAME_BYTES = 256
 
 
@@ -142,8 +139,7 @@ class BindingsDriver:
 
     def call(self, name: str, *arguments: int) -> tuple[Any, ...]:
         """See `Driver.call`."""
-        function = getattr(self._bindings, name, None) or getattr(self._bindings, _RENAMED.get(name, name))
-        status, *results = function(*self._convert(name, arguments))
+        status, *results = getattr(self._bindings, name)(*self._convert(name, arguments))
         self._check(name, status)
         return tuple(result if isinstance(result, float) else int(result) for result in results)
 

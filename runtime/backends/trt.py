@@ -42,7 +42,8 @@ class TensorRtBackend(Backend):
 
     def _clips_a_call(self, count: int) -> int:
         assert self._session is not None
-        return min(count, min(shapes.most[0] for shapes in self._session.ranges.values()))
+        most = min(shapes.most[0] for shapes in self._session.ranges.values())
+        return min(super()._clips_a_call(count), most)
 
     def _compute(
         self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
