@@ -43,6 +43,7 @@ class Rig:
     library: FakeLibcuda
     module: Any
     backend: Callable[..., Backend]
+    engine_name: str
 
 
 @contextmanager
@@ -58,8 +59,8 @@ def make_rig(version: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     trt = importlib.import_module("vjepa2.runtime.backends.trt")
     bundle = Bundle.open(folder)
     with CudaDevice.open() as gpu:
-        write_engine(bundle, sample_manifest(bundle, gpu.describe(module.__version__)), PLAN)
-    yield Rig(bundle, script, library, module, trt.TensorRtBackend)
+        engine = write_engine(bundle, sample_manifest(bundle, gpu.describe(module.__version__)), PLAN)
+    yield Rig(bundle, script, library, module, trt.TensorRtBackend, engine.name)
     for name in ("trt", "trt_session"):
         sys.modules.pop(f"vjepa2.runtime.backends.{name}", None)
 
