@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 _Result = TypeVar("_Result")
 _POLL_S = 0.1
+_THREAD = "vjepa2 build"
 
 
 class BuildWatch:
@@ -67,12 +68,7 @@ class Worker(Generic[_Result]):
         self._work = work
         self._results: list[_Result] = []
         self._errors: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the call has not ended."""
-        return self._thread.is_alive()
+        self._thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
 
     def join(self, stop: Callable[[], None], *, can_stop: bool) -> _Result:
         """The call's result, or its error. Ctrl-C calls `stop`, waits for the end if there will be one, and goes on."""
@@ -94,3 +90,8 @@ class Worker(Generic[_Result]):
             self._results.append(self._work())
         except BaseException as error:  # handed to the thread that waits
             self._errors.append(error)
+
+
+def is_building() -> bool:
+    """Whether some call of a `Worker` has not ended."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())

@@ -55,7 +55,7 @@ class BuiltPlan:
 
 
 def build_plan(request: BuildRequest, log: BuildLog, watch: Watch, sm: int | None = None) -> BuiltPlan | None:
-    """Parse the graph and build its plan; None if `watch` stopped it, `CompileError` with TensorRT's reasons if it fails.
+    """Parse the graph, build its plan; None if `watch` stopped it, `CompileError` with TensorRT's reasons if it fails.
 
     Blocks for minutes, with Python's lock released.
     """
@@ -72,7 +72,7 @@ def build_plan(request: BuildRequest, log: BuildLog, watch: Watch, sm: int | Non
     if features.typing == "weak" and flags:
         pin_islands(network)
     config = builder.create_builder_config()
-    notes = _configure(builder, config, request, flags)
+    notes = _configure(builder, config, network, request, flags)
     stopped = _watch_build(config, watch, features)
     memory = builder.build_serialized_network(network, config)
     del parser  # it holds the weights that the network points to
@@ -89,7 +89,9 @@ def build_plan(request: BuildRequest, log: BuildLog, watch: Watch, sm: int | Non
     )
 
 
-def _configure(builder: Any, config: Any, request: BuildRequest, flags: tuple[str, ...]) -> tuple[str, ...]:
+def _configure(
+    builder: Any, config: Any, network: Any, request: BuildRequest, flags: tuple[str, ...]
+) -> tuple[str, ...]:
     """Set what `request` asks for; notes of what could not be used."""
     config.builder_optimization_level = request.level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector knows names alone
@@ -103,13 +105,14 @@ def _configure(builder: Any, config: Any, request: BuildRequest, flags: tuple[st
         raise CompileError(f"TensorRT {trt.__version__} does not let {sorted(UNWANTED_SOURCES & set(members))} be off")
     if request.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
-    _add_profile(builder, config, request.profile)
+    _add_profile(builder, config, network, request.profile)
     return _add_timing_cache(config, request.timing_cache)
 
 
-def _add_profile(builder: Any, config: Any, ranges: Mapping[str, ShapeRange]) -> None:
-    """Tell the shapes of inputs whose batch is free; the others are in the graph."""
-    free = {name: shapes for name, shapes in ranges.items() if shapes.least != shapes.most}
+def _add_profile(builder: Any, config: Any, network: Any, ranges: Mapping[str, ShapeRange]) -> None:
+    """Tell the shapes of inputs whose batch is free in the graph; the others are written there."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    free = {tensor.name: ranges[tensor.name] for tensor in inputs if -1 in tuple(tensor.shape)}
     if not free:
         return
     profile = builder.create_optimization_profile()

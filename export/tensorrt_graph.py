@@ -87,7 +87,7 @@ def check_inputs(network: Any, profile: Mapping[str, ShapeRange]) -> None:
 
 
 def check_precision(network: Any, precision: Precision) -> None:
-    """Raise `CompileError` if a bundle of less than float32 has nothing of it in its graph: its engine would be fp32."""
+    """Raise `CompileError` if a bundle of less than float32 shows nothing of it in its graph."""
     kinds, targets = _SIGNS[precision]
     for layer in map(network.get_layer, range(network.num_layers)):
         if layer.type.name in kinds and (not targets or _cast_target(layer).name in targets):

@@ -89,6 +89,6 @@ KNOWN_FAULTS = (
 )
 
 
-def find_faults(machine: Machine) -> tuple[KnownFault, ...]:
+def find_reports(machine: Machine) -> tuple[KnownFault, ...]:
     """The reports that concern a machine; on it nobody may leave the gate out."""
     return tuple(fault for fault in KNOWN_FAULTS if fault.concerns(machine))

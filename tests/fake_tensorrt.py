@@ -436,7 +436,7 @@ def _clear_flag(_: ModuleType, __: Script, self: Any, flag: Enum) -> None:
     vars(self).setdefault("_flags", {"TF32"}).discard(flag.name)
 
 
-_SILENT = {"clear_errors", "reset", "add_optimization_profile", "phase_start", "phase_finish", "log"}
+_SILENT = {"clear_errors", "reset", "phase_start", "phase_finish", "log"}
 _BEHAVIOURS: dict[str, Callable[..., Any]] = {
     "Builder.__init__": _make_builder,
     "Builder.create_network": lambda module, script, self, flags=0: _new(module, "INetworkDefinition"),
@@ -466,6 +466,7 @@ _BEHAVIOURS: dict[str, Callable[..., Any]] = {
     "ILayer.output_type_is_set": lambda module, script, self, index: False,
     "ICastLayer.get_input": lambda module, script, self, index: vars(self)["_inputs"][index],
     "ICastLayer.get_output": lambda module, script, self, index: vars(self)["_outputs"][index],
+    "IBuilderConfig.add_optimization_profile": lambda module, script, self, profile: 0,
     "IBuilderConfig.set_flag": _set_flag,
     "IBuilderConfig.clear_flag": _clear_flag,
     "IBuilderConfig.create_timing_cache": _make_cache,
