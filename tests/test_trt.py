@@ -3,6 +3,7 @@
 TensorRT and the GPU's driver are fakes with the real ones' surfaces; what the engine computes is ONNX Runtime's.
 """
 
+import ctypes
 import importlib
 import shutil
 import sys
@@ -26,7 +27,7 @@ from vjepa2.engine_folder import write_engine
 from vjepa2.errors import BackendError, EngineError, MissingDependencyError
 from vjepa2.export.pipeline import export_bundle
 from vjepa2.runtime import Backend, Reference, check_parity, open_backend
-from vjepa2.runtime.backends import cuda_driver, find_missing
+from vjepa2.runtime.backends import find_missing
 from vjepa2.runtime.backends.base import FramesArray
 from vjepa2.runtime.backends.choice import choose_backend
 from vjepa2.runtime.backends.cuda import CudaDevice
@@ -258,10 +259,12 @@ def test_without_an_engine_for_this_machine_the_command_is_told(device: str | No
 def test_a_gpu_that_is_not_there_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingDependencyError, match=r"tensorrt needs an NVIDIA GPU \(there is no GPU 1; the driver"):
         open_backend(rig.bundle, "tensorrt", device="cuda:1")
-    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-not.so")
-    assert find_missing("tensorrt") == (
-        "tensorrt needs an NVIDIA GPU (libcuda-that-is-not.so not found: no NVIDIA driver here)"
-    )
+
+    def find_none(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", find_none)
+    assert find_missing("tensorrt") == ("tensorrt needs an NVIDIA GPU (libcuda.so.1 not found: no NVIDIA driver here)")
 
 
 def test_an_engine_of_free_batch_takes_as_many_clips_as_its_profile(

@@ -16,7 +16,6 @@ from .base import Backend, FloatArray, FramesArray, InputArray, RunOptions, norm
 from .cuda import CudaDevice
 from .trt_session import NumpyArray, PlanSession, numpy_type
 
-
 _FIRST_GPU = RunOptions()
 
 
