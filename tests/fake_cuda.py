@@ -96,14 +96,14 @@ class FakeLibcuda:
         _put(count, c_int, 1)
 
     def _device(self, device: int, ordinal: int) -> None:
-        _put(device, c_int, 70 + ordinal)  # a device is not its ordinal
+        _put(device, c_int, ordinal)
 
     def _name(self, text: int, count: int, device: int) -> int | None:
         ctypes.memmove(text, self.gpu_name + b"\0", min(count, len(self.gpu_name) + 1))
-        return None if device == 70 else INVALID_VALUE
+        return None if device == 0 else INVALID_VALUE
 
     def _attribute(self, value: int, which: int, device: int) -> int | None:
-        if device != 70 or which not in (75, 76):
+        if device != 0 or which not in (75, 76):
             return INVALID_VALUE
         _put(value, c_int, self.sm[which - 75])
         return None

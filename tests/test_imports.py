@@ -66,6 +66,12 @@ MAY_IMPORT = {
     "runtime/backends/cuda_driver.py": set(),
     "runtime/backends/trt.py": {"numpy", "tensorrt"},
     "runtime/backends/trt_session.py": {"numpy", "tensorrt"},
+    "runtime/backends/ov.py": {"openvino"},
+    "runtime/backends/choice.py": set(),
+    "runtime/backends/placement.py": set(),
+    "runtime/doctor.py": set(),
+    "runtime/doctor_cli.py": {"click", "rich"},
+    "runtime/gpus.py": set(),
 }
 # rooms that a file may look into, apart from the core, which all may
 MODEL = {
@@ -162,6 +168,7 @@ def run_blocked(blocked: set[str], statement: str) -> subprocess.CompletedProces
         ("import vjepa2.runtime", {"numpy", "rich"}),
         ("import vjepa2.runtime.cli", {"numpy", "rich", "click"}),
         ("import vjepa2.export.compile_cli", {"click", "rich"}),
+        ("import vjepa2.runtime.doctor_cli", {"numpy", "rich", "click"}),
     ],
 )
 def test_imports_on_a_bare_device(statement: str, needs: set[str]) -> None:

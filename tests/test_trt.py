@@ -3,6 +3,7 @@
 TensorRT and the GPU's driver are fakes with the real ones' surfaces; what the engine computes is ONNX Runtime's.
 """
 
+import ctypes
 import importlib
 import shutil
 import sys
@@ -23,10 +24,12 @@ from tests.fake_tensorrt import VERSIONS, Script, fake_tensorrt
 from tests.test_export_heads import request_for
 from vjepa2.bundle import PORTABLE, Bundle
 from vjepa2.engine_folder import write_engine
-from vjepa2.errors import BackendError, EngineError
+from vjepa2.errors import BackendError, EngineError, MissingDependencyError
 from vjepa2.export.pipeline import export_bundle
 from vjepa2.runtime import Backend, Reference, check_parity, open_backend
+from vjepa2.runtime.backends import find_missing
 from vjepa2.runtime.backends.base import FramesArray
+from vjepa2.runtime.backends.choice import choose_backend
 from vjepa2.runtime.backends.cuda import CudaDevice
 from vjepa2.runtime.backends.onnxrt import run_graph
 from vjepa2.runtime.gates import GATES
@@ -43,6 +46,7 @@ class Rig:
     library: FakeLibcuda
     module: Any
     backend: Callable[..., Backend]
+    engine_name: str
 
 
 @contextmanager
@@ -58,8 +62,8 @@ def make_rig(version: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     trt = importlib.import_module("vjepa2.runtime.backends.trt")
     bundle = Bundle.open(folder)
     with CudaDevice.open() as gpu:
-        write_engine(bundle, sample_manifest(bundle, gpu.describe(module.__version__)), PLAN)
-    yield Rig(bundle, script, library, module, trt.TensorRtBackend)
+        engine = write_engine(bundle, sample_manifest(bundle, gpu.describe(module.__version__)), PLAN)
+    yield Rig(bundle, script, library, module, trt.TensorRtBackend, engine.name)
     for name in ("trt", "trt_session"):
         sys.modules.pop(f"vjepa2.runtime.backends.{name}", None)
 
@@ -231,6 +235,36 @@ def test_a_plan_that_was_just_built_runs_without_a_folder(rig: Rig) -> None:
     with rig.backend(rig.bundle, plan=b"fresh") as backend:
         backend.run(frames_of(1))
     assert rig.script.named("Runtime.deserialize_cuda_engine") == [{"serialized_engine": b"fresh"}]
+
+
+def test_auto_takes_the_engine_where_there_is_one(rig: Rig) -> None:
+    with open_backend(rig.bundle) as backend:
+        assert (backend.name, backend.device, backend.precision) == ("tensorrt", "cuda:0", "fp32")
+        assert backend.reason == "auto: an engine that was proved on this GPU"
+        backend.run(frames_of(1))
+    assert rig.library.live() == 0
+
+
+@pytest.mark.parametrize("device", [None, "cuda", "cuda:0"])
+def test_without_an_engine_for_this_machine_the_command_is_told(device: str | None, rig: Rig) -> None:
+    rig.module.__version__ = "8.6.1"
+    with pytest.raises(MissingDependencyError) as caught:
+        open_backend(rig.bundle, "tensorrt", device=device)
+    assert "TensorRT is 8.6.1 here, 8.6.0 in the engine" in str(caught.value)
+    assert str(caught.value).endswith(f"run: vjepa2 compile {rig.bundle.path}")
+    assert "TensorRT is 8.6.1 here" in choose_backend(rig.bundle).reason, "auto goes on, and says why"
+    assert rig.library.live() == 0
+
+
+def test_a_gpu_that_is_not_there_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingDependencyError, match=r"tensorrt needs an NVIDIA GPU \(there is no GPU 1; the driver"):
+        open_backend(rig.bundle, "tensorrt", device="cuda:1")
+
+    def find_none(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", find_none)
+    assert find_missing("tensorrt") == ("tensorrt needs an NVIDIA GPU (libcuda.so.1 not found: no NVIDIA driver here)")
 
 
 def test_an_engine_of_free_batch_takes_as_many_clips_as_its_profile(

@@ -7,26 +7,35 @@ import numpy as np
 import tensorrt as trt
 
 from vjepa2.bundle import Bundle
-from vjepa2.engine_folder import open_engine
+from vjepa2.engine_folder import find_engine, open_engine
 from vjepa2.engine_manifest import EngineTensor
 from vjepa2.errors import BackendError, EngineError
 from vjepa2.spec import OutputName
 
-from .base import Backend, FloatArray, FramesArray, InputArray, normalise
+from .base import Backend, FloatArray, FramesArray, InputArray, RunOptions, normalise
 from .cuda import CudaDevice
 from .trt_session import NumpyArray, PlanSession, numpy_type
 
+_FIRST_GPU = RunOptions()
+
 
 class TensorRtBackend(Backend):
-    """Runs a plan on the first GPU that is visible."""
+    """Runs a plan on one GPU. In which precision each layer runs is its graph's to say; it was proved when built."""
 
     name: ClassVar[str] = "tensorrt"
+    devices: ClassVar[tuple[str, ...]] = ("cuda",)
 
-    def __init__(self, bundle: Bundle, *, plan: bytes | None = None, cuda_graph: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: RunOptions = _FIRST_GPU,
+        *,
+        plan: bytes | None = None,
+        cuda_graph: bool = False,
+    ) -> None:
         """Open the bundle's engine for this machine, verified; `plan` instead is one that this process just built."""
-        super().__init__(bundle)
-        self.device, self.precision = "cuda", bundle.manifest.precision
-        self._gpu = CudaDevice.open()
+        super().__init__(bundle, options)
+        self._gpu = CudaDevice.open(_ordinal(self.device))
         self._session: PlanSession | None = None
         try:
             engine = None if plan is not None else open_engine(bundle, self._gpu.describe(trt.__version__))
@@ -39,6 +48,19 @@ class TensorRtBackend(Backend):
             self.close()
             raise
         self._tensors = {tensor.name: tensor for tensor in tensors}
+
+    @classmethod
+    def find_obstacle(cls, device: str | None = None, bundle: Bundle | None = None) -> str | None:
+        """See `Backend.find_obstacle`: a GPU, and an engine for it."""
+        try:
+            with CudaDevice.open(_ordinal(cls.check_device(device))) as gpu:
+                if bundle is not None:
+                    find_engine(bundle, gpu.describe(trt.__version__))
+        except BackendError as error:
+            return f"an NVIDIA GPU ({error})"
+        except EngineError as error:
+            return f"an engine: {error}"
+        return None
 
     def _clips_a_call(self, count: int) -> int:
         assert self._session is not None
@@ -70,6 +92,10 @@ class TensorRtBackend(Backend):
             self._session.close()
             self._session = None
         self._gpu.close()
+
+
+def _ordinal(device: str) -> int:
+    return int(device.partition(":")[2])
 
 
 def _refuse_other_names(bundle: Bundle, tensors: Sequence[EngineTensor]) -> None:
