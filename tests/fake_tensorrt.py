@@ -23,6 +23,7 @@ VERSIONS = ("8.6", "10.3", "10.13", "10.16", "11.4")
 # ONNX's numbers of types -> TensorRT's names; 8.6 knows neither BF16 nor INT64
 _TYPES = {1: "FLOAT", 2: "UINT8", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 10: "HALF", 16: "BF16", 17: "FP8"}
 _LAYERS = {"Cast": "CAST", "LayerNormalization": "NORMALIZATION", "MatMul": "MATRIX_MULTIPLY", "Softmax": "SOFTMAX"}
+_LAYERS |= {"Shape": "SHAPE", "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE"}
 _NUMPY: dict[str, Any] = {
     "FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8, "INT32": np.int32, "INT64": np.int64
 }  # fmt: skip

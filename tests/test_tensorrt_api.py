@@ -1,6 +1,7 @@
 """Is the same plan asked for, in one order and by name, of every TensorRT from 8.6 to 11; and is every no heard?"""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.fake_tensorrt import VERSIONS, Script, fake_tensorrt
+from tests.fake_tensorrt import API, VERSIONS, Script, fake_tensorrt
+from tests.probe_tensorrt import RELEASES, probe
 from tests.tensorrt_here import Installed, installed
 from tests.tensorrt_surfaces import describe_surface
 from vjepa2.engine_manifest import Machine, ShapeRange, Version
@@ -173,6 +175,26 @@ def test_islands_of_float32_are_pinned_where_types_are_hints(
     assert pinned == ({"norm", "residual"} if here.trt.__version__.startswith("8.6") else set())
     assert all(call["value"].name == "FLOAT" for call in script.named("ILayer.precision="))
     assert [call["dtype"].name for call in script.named("ILayer.set_output_type")] == ["FLOAT"] * len(pinned)
+
+
+def test_shapes_and_quantised_layers_are_never_pinned(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = onnx.load(write_graph(tmp_path))
+    kinds = {"QuantizeLinear": ("normed", "eight"), "DequantizeLinear": ("eight", "again"), "Shape": ("again", "sides")}
+    for name, (taken, given) in {**kinds, "Size": ("sides", "count")}.items():
+        graph.graph.node.insert(2, helper.make_node(name, [taken], [given], name))
+    order = {"norm": 0, "QuantizeLinear": 1, "DequantizeLinear": 2, "Shape": 3, "Size": 4}
+    nodes = sorted(graph.graph.node, key=lambda node: (node.name != "pixels/Cast", order.get(node.name, 9)))
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    onnx.save(graph, tmp_path / "portable.onnx")
+    kept: list[Any] = []
+    with installed("8.6", script) as here:
+        monkeypatch.setattr(here.tensorrt_api, "check_precision", lambda network, precision: kept.append(network))
+        build(here, tmp_path / "portable.onnx")
+    layers = map(kept[0].get_layer, range(kept[0].num_layers))
+    assert {layer.name for layer in layers if "precision" in vars(layer)["_state"]} == {"norm", "residual"}
 
 
 def test_an_fp32_bundle_pins_nothing_and_int8_needs_its_flag(script: Script, tmp_path: Path) -> None:
@@ -544,3 +566,24 @@ def test_a_surface_is_read_from_what_bindings_say_of_themselves(monkeypatch: pyt
         "enum Flags A=0 B=1",
         "class Parser(object) count flags= make()|(a) parse(model,shape?,path?)",
     ]
+
+
+@pytest.mark.parametrize(("written", "is_same"), [(None, True), ("class New(object) made()\n", False)])
+def test_a_list_that_is_not_the_bindings_is_noticed(
+    written: str | None, is_same: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed = (API / "10.3.txt").read_text()
+
+    def run(command: list[Any], **_: Any) -> subprocess.CompletedProcess[str]:
+        text = "" if "-c" in command else committed + (written or "")
+        return subprocess.CompletedProcess(command, 0, text)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert probe("10.3", Path("python")) == is_same
+    assert ("+class New(object) made()" in capsys.readouterr().out) != is_same
+
+
+def test_what_is_fetched_and_faked_are_the_same_versions() -> None:
+    assert tuple(RELEASES) == VERSIONS
+    for version, (_, full) in RELEASES.items():
+        assert (API / f"{version}.txt").read_text().startswith(f"version {full}\n")
