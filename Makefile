@@ -50,7 +50,7 @@ ifneq ($(PYTHON310),)
 	rm -rf build
 endif
 
-probe-tensorrt: install  ## the real bindings of TensorRT 8.6, 10.3, 10.13, 10.16 and 11.4, over stub libraries: are our lists theirs?
+probe-tensorrt: install  ## hold our lists of five TensorRTs to their real bindings, imported over stub libraries
 	@test -n '$(PYTHON310)' || { echo 'no Python 3.10 is here, which all five have bindings for; give PYTHON310=...' >&2; exit 2; }
 	$(BIN)/python tests/probe_tensorrt.py $(PYTHON310) .venv-tensorrt
 
