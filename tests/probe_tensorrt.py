@@ -100,9 +100,10 @@ def probe(version: str, python: Path) -> bool:
     print(run("-c", _PROBE), end="")
     written = run("tests/tensorrt_surfaces.py")
     committed = ROOT / "tests" / "tensorrt_api" / f"{version}.txt"
-    lines = [text.splitlines() for text in (committed.read_text(), written)]
-    difference = list(difflib.unified_diff(*lines, str(committed.relative_to(ROOT)), "the real bindings", lineterm=""))
-    print(*(difference or [f"  {committed.relative_to(ROOT)} is what the real bindings have"]), sep="\n")
+    name = str(committed.relative_to(ROOT))
+    ours, theirs = committed.read_text().splitlines(), written.splitlines()
+    difference = list(difflib.unified_diff(ours, theirs, name, "the real bindings", lineterm=""))
+    print(*(difference or [f"  {name} is what the real bindings have"]), sep="\n")
     return not difference
 
 
