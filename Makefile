@@ -18,7 +18,7 @@ endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena gpu prove-giant clean
+.PHONY: help install export edge test test-full check format lint bench-arena gpu prove-giant probe-tensorrt clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,10 @@ ifneq ($(PYTHON310),)
 	rm -rf build
 endif
 
+probe-tensorrt: install  ## the real bindings of TensorRT 8.6, 10.3, 10.13, 10.16 and 11.4, over stub libraries: are our lists theirs?
+	@test -n '$(PYTHON310)' || { echo 'no Python 3.10 is here, which all five have bindings for; give PYTHON310=...' >&2; exit 2; }
+	$(BIN)/python tests/probe_tensorrt.py $(PYTHON310) .venv-tensorrt
+
 test: install edge  ## the tests, without those of full-size models
 	$(BIN)/python -m pytest
 
@@ -68,7 +72,7 @@ format: install  ## rewrite the sources as the linter wants them
 check: lint test  ## everything that must be green before a commit
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-edge artifacts build *.egg-info
+	rm -rf .venv .venv-edge .venv-tensorrt artifacts build *.egg-info
 
 bench-arena: install  ## memory and time of both graphs in ONNX Runtime at 64 frames, with and without its arena
 	$(VJEPA2) export random --model vitl --seed 0 --layers 2 --frames 64 --no-simplify -o artifacts/vitl-2-layers-64x256-fp32

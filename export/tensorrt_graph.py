@@ -13,6 +13,7 @@ from vjepa2.manifest import Precision
 from .tensorrt_features import Features
 from .tensorrt_log import BuildLog
 
+_OWN_TYPES = ("QUANTIZE", "DEQUANTIZE")  # layers that nobody may pin
 # precision -> the layers that a graph of it has, and what they make
 _SIGNS: dict[Precision, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fp32": ((), ()),
@@ -114,7 +115,9 @@ def pin_islands(network: Any) -> None:
         outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
         if kind == "CAST":
             carried = _cast_target(layer)
-        elif carried == trt.DataType.FLOAT:
+        elif kind == "SHAPE":
+            carried = trt.DataType.INT32
+        elif carried == trt.DataType.FLOAT and kind not in _OWN_TYPES:
             _pin(layer)
         types.update({tensor.name: carried for tensor in outputs})
 

@@ -32,6 +32,7 @@ def examine_plan(plan: bytes, log: BuildLog) -> PlanFacts:
         runtime = trt.Runtime(log)
     except TypeError as error:
         raise CompileError(log.explain("TensorRT found no CUDA device or driver")) from error
+    runtime.engine_host_code_allowed = False
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise CompileError(log.explain("TensorRT did not load the plan that it built"))

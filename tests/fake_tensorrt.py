@@ -6,7 +6,6 @@ The names, parameters and enum numbers are those of `tests/tensorrt_api`; what t
 
 import ctypes
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ VERSIONS = ("8.6", "10.3", "10.13", "10.16", "11.4")
 # ONNX's numbers of types -> TensorRT's names; 8.6 knows neither BF16 nor INT64
 _TYPES = {1: "FLOAT", 2: "UINT8", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 10: "HALF", 16: "BF16", 17: "FP8"}
 _LAYERS = {"Cast": "CAST", "LayerNormalization": "NORMALIZATION", "MatMul": "MATRIX_MULTIPLY", "Softmax": "SOFTMAX"}
+_LAYERS |= {"Shape": "SHAPE", "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE"}
 _NUMPY: dict[str, Any] = {
     "FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8, "INT32": np.int32, "INT64": np.int64
 }  # fmt: skip
@@ -85,31 +85,44 @@ class Enum:
         return f"<{type(self).__name__}.{self.name}: {self.value}>"
 
 
-def fake_tensorrt(version: str, script: Script) -> ModuleType:
-    """A module like `tensorrt` of `version` (a file of `tests/tensorrt_api`), which does as `script` says."""
-    module = ModuleType("tensorrt")
-    module.__spec__ = ModuleSpec("tensorrt", None)
-    for line in (API / f"{version}.txt").read_text().splitlines():
-        kind, name, *words = line.split()
-        if kind == "version":
-            module.__version__ = name  # type: ignore[attr-defined]
-        elif kind == "enum":
-            owner, _, last = name.rpartition(".")
-            made = _make_enum(last, words)
-            setattr(module, f"{owner}.{last}" if owner else last, made)
+class FakeModule(ModuleType):
+    """Makes an enum or a class of its list when it is first asked for: a test needs a tenth of them."""
+
+    def __init__(self, version: str, script: Script) -> None:
+        super().__init__("tensorrt")
+        self.__spec__ = ModuleSpec("tensorrt", None)
+        lines = [line.split() for line in (API / f"{version}.txt").read_text().splitlines()]
+        self.__version__ = lines[0][1]
+        self._script = script
+        self._enums = {name: words for kind, name, *words in lines if kind == "enum"}
+        classes = {name: words for kind, name, *words in lines if kind == "class"}
+        self._classes = {name.split("(")[0]: (name[:-1].split("(")[1], words) for name, words in classes.items()}
+        self.shift = 0  # added to the number of every enum that is made from now on
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._enums:
+            made: Any = _make_enum(name.rpartition(".")[2], self._enums[name], self.shift)
+        elif not name.startswith("_") and name in self._classes:
+            base, words = self._classes[name]
+            parent = getattr(self, base) if base in self._classes else bytes if name == "IHostMemory" else object
+            made = _make_class(self, self._script, _Blueprint(name, base, words), parent)
         else:
-            own, base = re.fullmatch(r"(\w+)\((\w+)\)", name).groups()  # type: ignore[union-attr]
-            module.__dict__[own] = _Blueprint(own, base, words)
-    _make_classes(module, script)
-    return module
+            raise AttributeError(f"module 'tensorrt' {self.__version__} has no attribute {name!r}")
+        setattr(self, name, made)
+        return made
 
 
-def _make_enum(name: str, words: Sequence[str]) -> type[Enum]:
+def fake_tensorrt(version: str, script: Script) -> FakeModule:
+    """A module like `tensorrt` of `version` (a file of `tests/tensorrt_api`), which does as `script` says."""
+    return FakeModule(version, script)
+
+
+def _make_enum(name: str, words: Sequence[str], shift: int) -> type[Enum]:
     kind: Any = type(name, (Enum,), {"__members__": {}})
     for word in words:
         member, number = word.split("=")
-        known = next((item for item in kind.__members__.values() if int(item) == int(number)), None)
-        kind.__members__[member] = known or kind(member, int(number))
+        known = next((item for item in kind.__members__.values() if int(item) == int(number) + shift), None)
+        kind.__members__[member] = known or kind(member, int(number) + shift)
         setattr(kind, member, kind.__members__[member])
     made: type[Enum] = kind
     return made
@@ -122,25 +135,9 @@ class _Blueprint:
     words: Sequence[str]
 
 
-def _make_classes(module: ModuleType, script: Script) -> None:
-    plans = {name: item for name, item in vars(module).items() if isinstance(item, _Blueprint)}
-
-    def make(name: str) -> type:
-        made = getattr(module, name, None)
-        if isinstance(made, type):
-            return made
-        base = make(plans[name].base) if plans[name].base in plans else bytes if name == "IHostMemory" else object
-        kind = _make_class(module, script, plans[name], base)
-        setattr(module, name, kind)
-        return kind
-
-    for name in plans:
-        make(name)
-
-
-def _make_class(module: ModuleType, script: Script, plan: _Blueprint, base: type) -> type:
+def _make_class(module: FakeModule, script: Script, plan: _Blueprint, base: type) -> type:
     names: dict[str, Any] = {"_settable": frozenset(word[:-1] for word in plan.words if word.endswith("="))}
-    nested = {path.split(".")[1]: kind for path, kind in vars(module).items() if path.startswith(f"{plan.name}.")}
+    nested = {path.split(".")[1]: getattr(module, path) for path in module._enums if path.startswith(f"{plan.name}.")}
     constants = {name: item for kind in nested.values() for name, item in kind.__members__.items()}
     for word in plan.words:
         member, bracket, rest = word.partition("(")

@@ -1,17 +1,19 @@
-"""Is the same plan asked for, in the same order and by name, of every TensorRT from 8.6 to 11; and is every no heard?"""
+"""Is the same plan asked for, in one order and by name, of every TensorRT from 8.6 to 11; and is every no heard?"""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.fake_tensorrt import VERSIONS, Script, fake_tensorrt
+from tests.fake_tensorrt import API, VERSIONS, Script, fake_tensorrt
+from tests.probe_tensorrt import RELEASES, probe
 from tests.tensorrt_here import Installed, installed
 from tests.tensorrt_surfaces import describe_surface
 from vjepa2.engine_manifest import Machine, ShapeRange, Version
@@ -160,18 +162,39 @@ def test_precision_is_flags_where_types_are_hints_and_nothing_elsewhere(
     assert [call["flag"].name for call in script.named("IBuilderConfig.clear_flag")] == ["TF32"]
 
 
-def test_islands_of_float32_are_pinned_where_types_are_hints(here: Installed, script: Script, tmp_path: Path) -> None:
+def test_islands_of_float32_are_pinned_where_types_are_hints(
+    here: Installed, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     graph = write_graph(tmp_path)
-    kept = []
-    find = here.tensorrt_graph.parse_graph
-    here.tensorrt_api.parse_graph = lambda *arguments: kept.append(find(*arguments)) or kept[0]
+    kept: list[Any] = []
+    monkeypatch.setattr(here.tensorrt_api, "check_precision", lambda network, precision: kept.append(network))
     build(here, graph)
-    network = kept[0][0]
+    [network] = kept
     layers = map(network.get_layer, range(network.num_layers))
     pinned = {layer.name for layer in layers if "precision" in vars(layer)["_state"]}
     assert pinned == ({"norm", "residual"} if here.trt.__version__.startswith("8.6") else set())
     assert all(call["value"].name == "FLOAT" for call in script.named("ILayer.precision="))
     assert [call["dtype"].name for call in script.named("ILayer.set_output_type")] == ["FLOAT"] * len(pinned)
+
+
+def test_shapes_and_quantised_layers_are_never_pinned(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = onnx.load(write_graph(tmp_path))
+    kinds = {"QuantizeLinear": ("normed", "eight"), "DequantizeLinear": ("eight", "again"), "Shape": ("again", "sides")}
+    for name, (taken, given) in {**kinds, "Size": ("sides", "count")}.items():
+        graph.graph.node.insert(2, helper.make_node(name, [taken], [given], name))
+    order = {"norm": 0, "QuantizeLinear": 1, "DequantizeLinear": 2, "Shape": 3, "Size": 4}
+    nodes = sorted(graph.graph.node, key=lambda node: (node.name != "pixels/Cast", order.get(node.name, 9)))
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    onnx.save(graph, tmp_path / "portable.onnx")
+    kept: list[Any] = []
+    with installed("8.6", script) as here:
+        monkeypatch.setattr(here.tensorrt_api, "check_precision", lambda network, precision: kept.append(network))
+        build(here, tmp_path / "portable.onnx")
+    layers = map(kept[0].get_layer, range(kept[0].num_layers))
+    assert {layer.name for layer in layers if "precision" in vars(layer)["_state"]} == {"norm", "residual"}
 
 
 def test_an_fp32_bundle_pins_nothing_and_int8_needs_its_flag(script: Script, tmp_path: Path) -> None:
@@ -193,10 +216,7 @@ def test_libraries_of_tactics_are_off_wherever_they_exist(here: Installed, scrip
 
 def test_a_number_written_into_the_code_would_show(here: Installed, script: Script, tmp_path: Path) -> None:
     """Every enum counted from another number on: the same names must still be asked for."""
-    for name, kind in vars(here.trt).items():
-        if hasattr(kind, "__members__") and "Severity" not in name:
-            for member in set(kind.__members__.values()):
-                member.value += 5
+    here.trt.shift = 5
     build(here, write_graph(tmp_path))
     for call in script.named("Builder.create_network"):
         assert flag_names(here.trt, "NetworkDefinitionCreationFlag", call["flags"]) == set(
@@ -249,7 +269,7 @@ def test_what_the_precheck_does_not_know_is_not_parsed(here: Installed, script: 
 
 def test_a_graph_that_is_no_onnx_is_told(here: Installed, tmp_path: Path) -> None:
     (tmp_path / "portable.onnx").write_bytes(b"\x08not a graph")
-    with pytest.raises(CompileError, match="does not take portable.onnx"):
+    with pytest.raises(CompileError, match="does not take portable"):
         build(here, tmp_path / "portable.onnx")
 
 
@@ -278,11 +298,16 @@ def test_shapes_are_told_only_where_the_batch_is_free(here: Installed, script: S
     assert len(script.named("IBuilderConfig.add_optimization_profile")) == 1
 
 
+def test_a_free_batch_of_at_most_one_is_told_as_well(here: Installed, script: Script, tmp_path: Path) -> None:
+    build(here, write_graph(tmp_path, batch="batch"), profile=FIXED)
+    assert [call["max"] for call in script.named("IOptimizationProfile.set_shape")] == [SHAPE]
+
+
 def test_shapes_that_are_refused_are_told(
     here: Installed, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(here.trt.IBuilderConfig, "add_optimization_profile", lambda self, profile: -1)
-    with pytest.raises(CompileError, match="refuses the shapes .* take another --max-batch"):
+    with pytest.raises(CompileError, match=r"refuses the shapes .* take another --max-batch"):
         build(here, write_graph(tmp_path, batch="batch"), profile=FREE)
 
 
@@ -349,7 +374,7 @@ def test_no_plan_is_an_error_with_the_last_lines_and_advice(here: Installed, scr
 
 def test_no_plan_and_no_reason_is_said(here: Installed, script: Script, tmp_path: Path) -> None:
     script.plans = [None]
-    with pytest.raises(CompileError, match="built no plan of portable.onnx, and TensorRT wrote no reason"):
+    with pytest.raises(CompileError, match=r"built no plan of portable\.onnx, and TensorRT wrote no reason"):
         build(here, write_graph(tmp_path))
 
 
@@ -509,30 +534,56 @@ def test_a_fake_has_what_the_real_one_has_and_nothing_else(version: str, script:
         network.add_softmax(None)
     assert hasattr(trt.BuilderFlag, "FP16") == (version != "11.4")
     assert hasattr(trt, "IProgressMonitor") == (version != "8.6")
-    assert trt.BuilderFlag.TF32 != int(trt.BuilderFlag.TF32)
+    assert int(trt.BuilderFlag.TF32) != trt.BuilderFlag.TF32
 
 
-def test_a_surface_is_read_from_what_bindings_say_of_themselves() -> None:
-    class Flag:
-        __members__ = {"B": 1, "A": 0}
+class Flags:
+    """As an enum of bindings."""
 
-    class Parser:
-        flags = property(lambda self: 0, lambda self, value: None)
-        count = property(lambda self: 0)
+    __members__: ClassVar = {"B": 1, "A": 0}
 
-        def parse(self) -> None: ...
 
-        def make(self) -> None: ...
+class Parser:
+    """As a class of bindings, which describe themselves in docstrings."""
 
-    Parser.__init__.__doc__ = None
-    Parser.parse.__doc__ = (
-        "parse(self: m.Parser, model: buffer, shape: Tuple[int, int] = (1, 2), path: str = None) -> bool"
-    )
-    Parser.make.__doc__ = "make(*args, **kwargs)\nOverloaded function.\n\n1. make(self: m.P) -> None\n\n2. make(self: m.P, a: int) -> None\n"
+    flags = property(lambda self: 0, lambda self, value: None)
+    count = property(lambda self: 0)
+
+    def parse(self) -> None: ...
+
+    def make(self) -> None: ...
+
+
+def test_a_surface_is_read_from_what_bindings_say_of_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = "parse(self: m.P, model: buffer, shape: Tuple[int, int] = (1, 2), path: str = None) -> bool"
+    monkeypatch.setattr(Parser.parse, "__doc__", header)
+    overloads = ["1. make(self: m.P) -> None", "2. make(self: m.P, a: int) -> None"]
+    monkeypatch.setattr(Parser.make, "__doc__", "\n\n".join(["make(*args)\nOverloaded function.", *overloads]))
     module = ModuleType("bindings")
-    module.__dict__.update(__version__="9.9", Flag=Flag, Parser=Parser, number=3)
+    module.__dict__.update(__version__="9.9", Flags=Flags, Parser=Parser, number=3)
     assert describe_surface(module).splitlines() == [
         "version 9.9",
-        "enum Flag A=0 B=1",
+        "enum Flags A=0 B=1",
         "class Parser(object) count flags= make()|(a) parse(model,shape?,path?)",
     ]
+
+
+@pytest.mark.parametrize(("written", "is_same"), [(None, True), ("class New(object) made()\n", False)])
+def test_a_list_that_is_not_the_bindings_is_noticed(
+    written: str | None, is_same: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed = (API / "10.3.txt").read_text()
+
+    def run(command: list[Any], **_: Any) -> subprocess.CompletedProcess[str]:
+        text = "" if "-c" in command else committed + (written or "")
+        return subprocess.CompletedProcess(command, 0, text)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert probe("10.3", Path("python")) == is_same
+    assert ("+class New(object) made()" in capsys.readouterr().out) != is_same
+
+
+def test_what_is_fetched_and_faked_are_the_same_versions() -> None:
+    assert tuple(RELEASES) == VERSIONS
+    for version, (_, full) in RELEASES.items():
+        assert (API / f"{version}.txt").read_text().startswith(f"version {full}\n")
