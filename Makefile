@@ -18,7 +18,7 @@ endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena prove-giant clean probe-tensorrt
+.PHONY: help install export edge test test-full check format lint bench-arena gpu prove-giant probe-tensorrt clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,12 @@ clean:  ## remove what the other targets made
 bench-arena: install  ## memory and time of both graphs in ONNX Runtime at 64 frames, with and without its arena
 	$(VJEPA2) export random --model vitl --seed 0 --layers 2 --frames 64 --no-simplify -o artifacts/vitl-2-layers-64x256-fp32
 	$(BIN)/python benchmarks/arena.py artifacts/vitl-2-layers-64x256-fp32
+
+# Builds no environment: PYTHON has torch >= 2.11 and what exports, TENSORRT_PYTHON has TensorRT >= 8.6 (Python >= 3.10)
+TENSORRT_PYTHON ?= $(PYTHON)
+
+gpu:  ## engines beside torch on this machine's GPU, into docs/gpu: PYTHON= with torch, TENSORRT_PYTHON= with TensorRT
+	@$(PYTHON) -m benchmarks.gpu --python '$(PYTHON)' --tensorrt-python '$(TENSORRT_PYTHON)' $(if $(REUSE),--reuse)
 
 prove-giant: install  ## ViT-g (4 GB): export, simplify, prove in ONNX Runtime; stages, seconds and peak memory as JSON
 	$(VJEPA2) export random --model vitg --seed 0 --frames 4 --json - -o artifacts/vitg-4x256-fp32

@@ -140,6 +140,21 @@ def test_a_cuda_graph_is_captured_the_second_time_and_gives_the_same(rig: Rig) -
     assert rig.library.live() == 0
 
 
+def test_the_engine_alone_is_timed_on_the_gpu(rig: Rig) -> None:
+    with rig.backend(rig.bundle) as backend:
+        backend.run(frames_of(1))
+        rig.script.calls.clear()
+        rig.library.calls.clear()
+        times_ms = backend.time_engine(3)  # type: ignore[attr-defined]
+        assert times_ms == pytest.approx([1.0, 1.0, 1.0]), "half a millisecond each for the engine and its event"
+        assert rig.script.order() == ["IExecutionContext.execute_async_v3"] * 3
+        assert not {"cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2"} & set(rig.library.calls)
+        assert backend.measure_memory()[1] == rig.library.total  # type: ignore[attr-defined]
+    assert rig.library.live() == 0
+    with pytest.raises(BackendError, match="the tensorrt backend is closed"):
+        backend.time_engine(1)  # type: ignore[attr-defined]
+
+
 def test_closing_twice_is_fine_and_use_after_it_an_error(rig: Rig) -> None:
     backend = rig.backend(rig.bundle)
     backend.close()

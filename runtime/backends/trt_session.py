@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import tensorrt as trt
 from vjepa2.engine_manifest import EngineTensor, ShapeRange
 from vjepa2.errors import BackendError
 
-from .cuda import CudaDevice, Graph, PinnedArray
+from .cuda import CudaDevice, Event, Graph, PinnedArray
 
 # TensorRT's types that numpy has
 _DTYPES: dict[str, type[np.generic]] = {
@@ -85,6 +86,7 @@ class PlanSession:
             raise BackendError(f"TensorRT makes no context of the plan: {self._log.tail()}")
         self._stream = device.create_stream()
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._events: list[Event] = []
         self._graphs: dict[tuple[str, ...], Graph | None] = {}  # None: ran once, is captured the next time
         self._set_shapes({name: shapes.most for name, shapes in self.ranges.items()})
         self._slots = {tensor.name: self._allocate(tensor) for tensor in self.tensors}
@@ -106,6 +108,17 @@ class PlanSession:
         except BackendError as error:
             raise BackendError(f"{error}; TensorRT: {self._log.tail()}") from error
         return {name: self._slots[name].front(self._shape_of(name)).copy() for name in asked}
+
+    def time_engine(self, count: int) -> list[float]:
+        """Milliseconds on the GPU of each of `count` runs of the engine alone, on the inputs of the last call."""
+        self._device.make_current()
+        while len(self._events) <= count:
+            self._events.append(self._device.create_event())
+        self._events[0].record(self._stream)
+        for event in self._events[1 : count + 1]:
+            self._execute()
+            event.record(self._stream)
+        return [end.elapsed_ms(start) for start, end in pairwise(self._events[: count + 1])]
 
     def close(self) -> None:
         """Let go of context, engine and runtime, in that order; memory and stream are the device's to free."""
@@ -132,11 +145,14 @@ class PlanSession:
         for slot in self._slots.values():
             if slot.tensor.mode == "input" and slot.pinned is not None:
                 self._stream.copy_in(slot.address, slot.pinned, self._count_bytes(slot))
-        if not self._context.execute_async_v3(stream_handle=self._stream.handle):
-            raise BackendError("TensorRT could not enqueue the engine")
+        self._execute()
         for slot in (self._slots[name] for name in asked):
             assert slot.pinned is not None
             self._stream.copy_out(slot.pinned, slot.address, self._count_bytes(slot))
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(stream_handle=self._stream.handle):
+            raise BackendError("TensorRT could not enqueue the engine")
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         if shapes == self._shapes:
