@@ -50,7 +50,7 @@ ifneq ($(PYTHON310),)
 	rm -rf build
 endif
 
-probe-tensorrt: install  ## hold our lists of five TensorRTs to their real bindings, imported over stub libraries
+probe-tensorrt: install edge  ## hold our lists of five TensorRTs to their real bindings, imported over stub libraries
 	@test -n '$(PYTHON310)' || { echo 'no Python 3.10 is here, which all five have bindings for; give PYTHON310=...' >&2; exit 2; }
 	$(BIN)/python tests/probe_tensorrt.py $(PYTHON310) .venv-tensorrt
 
