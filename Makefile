@@ -41,11 +41,16 @@ export: install  ## export MODEL with WEIGHTS, prove it, compile it if there is 
 PYTHON310 ?= $(shell python3.10 -c 'import sys; print(sys.executable)' 2>/dev/null || ls "$$(pyenv prefix $$(pyenv latest 3.10))/bin/python" 2>/dev/null)
 EDGE := .venv-edge/bin
 
-edge:  ## .venv-edge: Python 3.10 with the runtime and nothing that exports, tried bare first
+.venv-edge/installed: pyproject.toml constraints.txt
 ifneq ($(PYTHON310),)
 	test -x $(EDGE)/vjepa2 || { $(PYTHON310) -m venv .venv-edge && $(EDGE)/python -m pip install --quiet . && \
-	  (cd / && $(CURDIR)/$(EDGE)/python -c 'import vjepa2, vjepa2.runtime') && $(EDGE)/vjepa2 --help >/dev/null && \
-	  $(EDGE)/python -m pip install --quiet --constraint constraints.txt '.[onnxruntime,video,parquet]'; }
+	  (cd / && $(CURDIR)/$(EDGE)/python -c 'import vjepa2, vjepa2.runtime') && $(EDGE)/vjepa2 doctor >/dev/null; }
+	$(EDGE)/python -m pip install --quiet --constraint constraints.txt '.[onnxruntime,openvino,video,parquet]' pytest pytest-timeout psutil
+	touch $@
+endif
+
+edge: .venv-edge/installed  ## .venv-edge: Python 3.10 with the runtime and nothing that exports, tried bare first
+ifneq ($(PYTHON310),)
 	$(EDGE)/python -m pip install --quiet --no-deps --force-reinstall .
 	rm -rf build
 endif
