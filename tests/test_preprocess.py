@@ -21,7 +21,8 @@ def by_torch(frames_THWC: FramesArray, crop: int) -> FramesArray:
         torch.from_numpy(frames_THWC).permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True
     ).permute(0, 2, 3, 1)
     top, left = (size[0] - crop) // 2, (size[1] - crop) // 2
-    return resized[:, top : top + crop, left : left + crop].numpy()
+    cropped: FramesArray = resized[:, top : top + crop, left : left + crop].numpy()
+    return cropped
 
 
 @pytest.mark.parametrize("size", [(180, 320), (320, 180), (240, 240), (70, 64), (48, 50), (720, 1280), (65, 301)])
