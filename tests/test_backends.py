@@ -165,7 +165,7 @@ def test_a_device_that_a_backend_does_not_know_is_refused(name: str, exported: P
 
 
 def test_an_unknown_backend_is_told_the_known_ones(exported: Path) -> None:
-    with pytest.raises(UnknownNameError, match="no backend is named 'tpu'; choose auto or one of onnxruntime, onnx"):
+    with pytest.raises(UnknownNameError, match="no backend is named 'tpu'; choose auto or one of tensorrt, onnx"):
         open_backend(Bundle.open(exported), "tpu")
 
 
