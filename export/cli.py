@@ -59,7 +59,10 @@ def _read_counts(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option("--revision", help="Commit of a Hugging Face repository.")
 @click.option("--seed", type=int, help="Of random weights.")
 @click.option(
-    "--frames", type=int, help=f"Frames of a clip.  [default: {_FRAMES}; an image classifier's own; 8 before actions]"
+    "--frames",
+    type=int,
+    help="Frames of a clip; 1 is an image, which V-JEPA 2.1 takes.  "
+    f"[default: {_FRAMES}; an image classifier's own; 8 before actions]",
 )
 @click.option("--size", callback=_read_size, help="Pixels of a clip: N or HxW.  [default: as trained]")
 @click.option("--layers", type=int, help="Keep only the first blocks, for experiments.")

@@ -150,7 +150,7 @@ def _load_anticipation(request: ExportRequest, encoder: Encoder) -> Headed:
 
 def _load_action(request: ExportRequest) -> tuple[Headed, Source]:
     weights = request.weights
-    steps = weights.frames or _STEPS
+    steps = _STEPS if weights.frames is None else weights.frames
     encoder, source = load_checkpoint(replace(weights, frames=_IMAGE_FRAMES))
     predictor = load_action_predictor(
         weights.source,

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from vjepa2.checkpoints import META_KEYS, Request
-from vjepa2.finetune import IMAGE_FRAMES, FinetuneRequest, Progress, finetune_classifier
+from vjepa2.finetune import FinetuneRequest, Progress, finetune_classifier
 from vjepa2.heads import ImageHead
 from vjepa2.outputs import write_json
 from vjepa2.recipe import Autocast, Device, Recipe
@@ -31,7 +31,11 @@ _LAYER_DECAY = 0.75  # of an encoder that knows something already: what is neare
 @click.option("--key", type=click.Choice(META_KEYS), help="Which encoder of a Meta .pt file.")
 @click.option("--revision", help="Commit of a Hugging Face repository.")
 @click.option("--from-scratch", is_flag=True, help="Random weights: only the model's shape is taken.")
-@click.option("--frames", type=click.IntRange(1), default=IMAGE_FRAMES, help="Equal frames that an image is shown as.")
+@click.option(
+    "--frames",
+    type=click.IntRange(1),
+    help="Equal frames that an image is shown as.  [default: 2; of V-JEPA 2.1 1, for which it has patches]",
+)
 @click.option("--size", type=click.IntRange(1), help="Pixels of an image's side.  [default: as trained]")
 @click.option("--val-fraction", type=float, help="Held out where there is no folder val.  [default: 0.1]")
 @click.option(

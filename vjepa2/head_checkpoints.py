@@ -13,10 +13,7 @@ from vjepa2.action_predictor import ActionPredictor
 from vjepa2.anticipation import ActionAnticipation
 from vjepa2.checkpoint_files import (
     SafetensorsState,
-    config_predictor,
-    config_spec,
     fetch_repository,
-    read_config,
     read_meta_checkpoint,
     weight_files,
 )
@@ -24,6 +21,7 @@ from vjepa2.checkpoints import RANDOM, find_repository, load_encoder
 from vjepa2.encoder import Encoder
 from vjepa2.errors import CheckpointError
 from vjepa2.filling import fill_module
+from vjepa2.folder_model import read_config, read_model, read_predictor
 from vjepa2.head_specs import ActionSpec, PredictorSpec, ProbeSpec
 from vjepa2.heads import VideoClassifier
 from vjepa2.names import HUGGING_FACE_PARTS, META_OTHERS, STACKED, huggingface_names, meta_name, unstack
@@ -52,7 +50,7 @@ def load_predictor(
     release = _release_of(source, model)
     spec = model if isinstance(model, PredictorSpec) else release and release.predictor
     if folder:
-        spec, clip = spec or config_predictor(folder), clip or config_spec(folder, folder.name).clip
+        spec, clip = spec or read_predictor(folder), clip or read_model(folder, folder.name).clip
     clip = clip or (release.spec.clip if release else None)
     if not spec or not clip:
         raise CheckpointError(f"{source} does not say which predictor it is; give model, or model and clip")
