@@ -87,6 +87,12 @@ def _read_counts(_: click.Context, __: click.Parameter, value: str | None) -> tu
     type=click.Choice(get_args(ProbeOf)),
     help="Whose heads a video classifier has: 16, as trained, or its encoder's, as in transformers.  [default: meta]",
 )
+@click.option(
+    "--segments",
+    type=click.IntRange(1),
+    help="Clips of a video that a classifier of videos looks at together; `vjepa2 models` says with how many each "
+    "released one was evaluated.  [default: 1]",
+)
 @click.option("--encoder", help="Where the encoder is, if SOURCE is the .pt file of a probe.")
 @click.option("--context", type=int, help="Tokens that a predictor is told.  [default: all]")
 @click.option("--targets", type=int, help="Tokens that a predictor is asked for.  [default: all]")
