@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.conftest import meta_file, probe_state
+from tests.conftest import usable_backends
+from tests.released_files import meta_file, probe_state
 from vjepa2 import checkpoints, head_checkpoints
 from vjepa2.action_predictor import encode_steps
 from vjepa2.bundle import Bundle
@@ -24,7 +25,6 @@ from vjepa2.head_specs import ActionSpec, PredictorSpec, ProbeSpec
 from vjepa2.heads import VideoClassifier
 from vjepa2.registry import Release
 from vjepa2.runtime import EmbeddingEngine, Reference, check_parity, open_backend
-from vjepa2.runtime.backends import BACKENDS
 from vjepa2.runtime.backends.base import FramesArray, normalise
 from vjepa2.runtime.parity import GATES
 from vjepa2.runtime.scenes import generate_scene
@@ -191,7 +191,7 @@ def test_segments_and_layers_are_in_the_graph_and_views_are_averaged_over_it(
     with torch.inference_mode():
         scores, one = dived.score(clips).numpy(), dived.score(clips[:, :1]).numpy()
         apart = dived.score(clips.flatten(1, 2)[:, :, None]).numpy()
-    for name in BACKENDS:
+    for name in usable_backends():
         with EmbeddingEngine.open(bundle.path, name) as engine:
             assert check_parity(Reference.load(bundle), engine.backend, GATES["fp32"]).passed
             results = engine.classify(videos, views=3, batch_size=2)

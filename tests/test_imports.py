@@ -59,6 +59,12 @@ MAY_IMPORT = {
     "runtime/parquet.py": {"pyarrow"},
     "runtime/backends/pytorch.py": {"numpy", "torch"},
     "runtime/backends/onnxrt.py": {"numpy", "onnxruntime"},
+    "runtime/backends/ov.py": {"openvino"},
+    "runtime/backends/choice.py": set(),
+    "runtime/backends/placement.py": set(),
+    "runtime/doctor.py": set(),
+    "runtime/doctor_cli.py": {"click", "rich"},
+    "runtime/gpus.py": set(),
 }
 # rooms that a file may look into, apart from the core, which all may
 MODEL = {
@@ -149,6 +155,7 @@ def run_blocked(blocked: set[str], statement: str) -> subprocess.CompletedProces
         ("import vjepa2.cli", {"click"}),
         ("import vjepa2.runtime", {"numpy", "rich"}),
         ("import vjepa2.runtime.cli", {"numpy", "rich", "click"}),
+        ("import vjepa2.runtime.doctor_cli", {"numpy", "rich", "click"}),
         ("import vjepa2.export.compile", {"click"}),
     ],
 )
