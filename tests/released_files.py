@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from vjepa2.head_specs import PredictorSpec
+from vjepa2.spec import ClipSpec, ModelSpec
 
 
 def assert_equal(left: nn.Module, right: nn.Module) -> None:
@@ -27,3 +31,23 @@ def meta_file(file: Path, states: Mapping[str, Mapping[str, Tensor]], wrapper: s
     content = {key: [state, {}] if key == "classifiers" else state for key, state in named.items()}
     torch.save({**content, "epoch": 3, "loss": 0.5}, file)
     return file
+
+
+def config_of(spec: ModelSpec, clip: ClipSpec, predictor: PredictorSpec | None = None) -> dict[str, Any]:
+    """What transformers' VJEPA2Config says of a model, of V-JEPA 2's own predictor if of no other."""
+    predictor = predictor or PredictorSpec(encoder_dim=spec.dim)
+    return {
+        "hidden_size": spec.dim,
+        "num_hidden_layers": spec.depth,
+        "num_attention_heads": spec.heads,
+        "mlp_ratio": spec.mlp_dim / spec.dim,
+        "crop_size": clip.height,
+        "patch_size": clip.patch,
+        "frames_per_clip": clip.frames,
+        "tubelet_size": clip.tubelet,
+        "pred_hidden_size": predictor.dim,
+        "pred_num_hidden_layers": predictor.depth,
+        "pred_num_attention_heads": predictor.heads,
+        "pred_mlp_ratio": predictor.mlp_dim / predictor.dim,
+        "pred_num_mask_tokens": predictor.mask_tokens,
+    }

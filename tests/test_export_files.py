@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.conftest import usable_backends
+from tests.conftest import usable_backends, version_21
 from tests.released_files import meta_file, probe_state
 from vjepa2 import checkpoints, head_checkpoints
 from vjepa2.action_predictor import encode_steps
@@ -32,7 +32,7 @@ from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, ModelSpec
 
 CLIP = ClipSpec(frames=4, height=32, width=48)
 SPEC = ModelSpec(name="tiny", family="vjepa2", dim=96, depth=2, heads=4, mlp_dim=96, clip=CLIP)
-NEW = replace(SPEC, name="tiny-2.1", family="vjepa2.1", positions="interleaved", side=16, levels=(0, 1))
+NEW = version_21(SPEC, (0, 1))
 PREDICTOR = PredictorSpec(encoder_dim=96, dim=48, depth=2, heads=4, mlp_dim=64)
 JOINED = replace(PREDICTOR, positions="interleaved", mask_tokens=8, levels=2, out_dim=192, has_modalities=True)
 ACTION = ActionSpec(encoder_dim=96, dim=48, depth=2, heads=4, mlp_dim=64)

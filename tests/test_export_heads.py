@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from tests.conftest import usable_backends
+from tests.conftest import usable_backends, version_21
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, Bundle
 from vjepa2.checkpoints import Request, load_encoder
 from vjepa2.cli import main
@@ -30,7 +30,7 @@ from vjepa2.spec import ClipSpec, ModelSpec
 
 CLIP = ClipSpec(frames=4, height=32, width=48)
 SPEC = ModelSpec(name="tiny", family="vjepa2", dim=96, depth=2, heads=4, mlp_dim=96, clip=CLIP)
-NEW = replace(SPEC, name="tiny-2.1", family="vjepa2.1", positions="interleaved", side=16, levels=(0, 1))
+NEW = version_21(SPEC, (0, 1))
 PREDICTOR = PredictorSpec(encoder_dim=96, dim=48, depth=2, heads=4, mlp_dim=64)
 NEW_PREDICTOR = replace(PREDICTOR, positions="interleaved", mask_tokens=8, levels=2, out_dim=192, has_modalities=True)
 ACTION = ActionSpec(encoder_dim=96, dim=48, depth=2, heads=4, mlp_dim=64)

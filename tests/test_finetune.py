@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, VJEPA2ForVideoClassification
 
 from examples.make_shapes import write_shapes
+from tests.conftest import version_21
 from tests.test_image_folder import write_image
 from vjepa2.checkpoints import Request, load_checkpoint, load_encoder
 from vjepa2.classifier_files import is_image_classifier, load_image_classifier, save_image_classifier
@@ -511,7 +512,7 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path, spoil: Any, messa
     assert message in str(caught.value)
 
 
-VERSION_21 = replace(TINY, name="tiny-2.1", family="vjepa2.1", positions="interleaved", side=16, levels=(0, 1), heads=4)
+VERSION_21 = version_21(replace(TINY, heads=4), (0, 1))
 OTHERS = [VERSION_21, replace(TINY, positions="sincos"), replace(TINY, clip=replace(TINY.clip, width=64))]
 OTHER_NAMES = ["2.1", "sincos", "oblong"]
 
