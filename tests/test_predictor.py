@@ -282,3 +282,9 @@ def test_actions_that_do_not_fit_are_refused(
 def test_rollouts_that_do_not_fit_are_refused(images: int, steps: int, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         make_action().rollout(*act(steps, images=images))
+
+
+def test_a_rollout_from_part_of_an_image_is_refused() -> None:
+    tokens, actions, states = act(3, images=1)
+    with pytest.raises(SpecError, match=r"tokens have shape \[2, 7, 48\]; they must be \[B, steps \* 6, 48\]"):
+        make_action().rollout(torch.cat([tokens, tokens[:, :1]], dim=1), actions, states)
