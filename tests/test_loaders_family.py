@@ -300,4 +300,5 @@ def test_a_released_probe_takes_the_layers_of_its_row(folder: Path, monkeypatch:
         monkeypatch.setattr(module, "find_release", {"tiny": row}.__getitem__)
         monkeypatch.setattr(module, "fetch_repository", lambda repository, revision: (folder, revision))
     assert load_classifier("tiny").layers == (1, 3)
+    assert load_classifier("a/b").layers == (1, 3)
     assert load_classifier("tiny", probe="transformers").layers == (3,)

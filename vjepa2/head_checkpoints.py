@@ -155,8 +155,11 @@ def _find_folder(source: str | Path, revision: str | None) -> Path | None:
 
 
 def _release_of(source: str | Path, model: object) -> Release | None:
-    """The table's row that `model` names, or `source` if nothing else says what it is."""
-    return find_release(model) if isinstance(model, str) else RELEASES.get(str(source))
+    """The table's row that `model` names, or if nothing else says what it is `source`, as a name or a repository."""
+    if isinstance(model, str):
+        return find_release(model)
+    rows = (row for row in RELEASES.values() if str(source) in (row.spec.name, row.repository))
+    return next(rows, None)
 
 
 def _refuse_other_encoder(release: Release | None, encoder: Encoder) -> None:
