@@ -80,9 +80,14 @@ def _refuse_options(request: ExportRequest, head: Head) -> None:
 def _load_encoder(request: ExportRequest) -> tuple[Encoder, Source]:
     """The encoder from the source, or from the file that is given beside a probe's."""
     weights = request.weights
-    if request.encoder is None:
-        return load_checkpoint(weights)
     release = RELEASES.get(weights.model) if isinstance(weights.model, str) else None
+    if request.encoder is None:
+        if release and release.base and weights.key is None and Path(weights.source).is_file():
+            raise ExportError(
+                f"{weights.source} is the file of a probe, which holds no encoder; say where that of {release.base} is "
+                "with encoder"
+            )
+        return load_checkpoint(weights)
     encoder, source = load_checkpoint(
         replace(weights, source=request.encoder, model=release.base or weights.model if release else weights.model)
     )

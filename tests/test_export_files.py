@@ -17,6 +17,7 @@ from vjepa2.action_predictor import encode_steps
 from vjepa2.bundle import Bundle
 from vjepa2.checkpoints import Request, load_encoder
 from vjepa2.cli import main
+from vjepa2.errors import ExportError
 from vjepa2.export import load_model
 from vjepa2.export.describe import ExportRequest
 from vjepa2.export.pipeline import export_bundle
@@ -239,3 +240,10 @@ def test_a_probe_on_another_encoder_ends_in_one_line(tmp_path: Path, capsys: pyt
         assert said in message
         assert "Traceback" not in message
         assert not (tmp_path / "bundle").exists()
+
+
+def test_a_probe_without_its_encoder_is_told_what_it_lacks(tmp_path: Path) -> None:
+    probe = meta_file(tmp_path / "probe.pt", {"classifiers": {}})
+    request = ExportRequest(weights=Request(source=str(probe), model="tiny-dive"), head="classifier")
+    with pytest.raises(ExportError, match="holds no encoder; say where that of tiny is with encoder"):
+        export_bundle(request, tmp_path / "bundle")
