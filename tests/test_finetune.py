@@ -653,6 +653,8 @@ def test_the_verb_starts_from_weights(shapes: Path, tmp_path: Path) -> None:
     frozen: list[str | Path] = ["finetune", tmp_path / "model", shapes, "--epochs", "1"]
     assert run_verb(*frozen, "-o", tmp_path / "frozen", "--head", "attentive") == 0
     assert run_verb(*frozen, "-o", tmp_path / "trained", "--train-encoder") == 0
+    assert run_verb(*frozen, "-o", tmp_path / "oblong", "--size", "32x48") == 0
+    assert load_encoder(tmp_path / "oblong").clip.width == 48
     before, frozen_, trained = (load_encoder(tmp_path / name).state_dict() for name in ("model", "frozen", "trained"))
     assert all(torch.equal(value, frozen_[name]) for name, value in before.items())
     assert not any(torch.equal(value, trained[name]) for name, value in before.items())

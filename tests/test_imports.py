@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "vjepa2": set(),
     "vjepa2/cli.py": {"click"},
     "vjepa2/outputs.py": {"click"},
+    "vjepa2/size_option.py": {"click"},
     "vjepa2/progress.py": {"rich"},
     "vjepa2/positions.py": {"numpy", "torch"},
     "vjepa2/layers.py": {"numpy", "torch"},

@@ -17,6 +17,7 @@ from vjepa2.heads import ImageHead
 from vjepa2.outputs import write_json
 from vjepa2.recipe import Autocast, Device, Recipe
 from vjepa2.registry import RELEASES
+from vjepa2.size_option import read_size
 
 _DEFAULT = Recipe()
 _LAYER_DECAY = 0.75  # of an encoder that knows something already: what is nearest the pixels changes least
@@ -36,7 +37,7 @@ _LAYER_DECAY = 0.75  # of an encoder that knows something already: what is neare
     type=click.IntRange(1),
     help="Equal frames that an image is shown as.  [default: 2; of V-JEPA 2.1 1, for which it has patches]",
 )
-@click.option("--size", type=click.IntRange(1), help="Pixels of an image's side.  [default: as trained]")
+@click.option("--size", callback=read_size, help="Pixels of an image: N or HxW.  [default: as trained]")
 @click.option("--val-fraction", type=float, help="Held out where there is no folder val.  [default: 0.1]")
 @click.option(
     "--head", type=click.Choice(get_args(ImageHead)), default=_DEFAULT.head, help="What is put on the encoder."
@@ -82,11 +83,8 @@ def finetune_command(
     checkpoint), a Hugging Face id, a folder in Hugging Face's layout (from scratch, its config.json is enough) or a
     Meta .pt file. What is written can be exported, and a run that was killed can be resumed.
     """
-    size = options.pop("size")
     weights = Request(
-        source=source,
-        size=None if size is None else (size, size),
-        **{name: options.pop(name) for name in ("model", "key", "revision", "frames")},
+        source=source, **{name: options.pop(name) for name in ("model", "key", "revision", "frames", "size")}
     )
     if options["layer_decay"] is None:
         options["layer_decay"] = _LAYER_DECAY if options["train_encoder"] and not from_scratch else 1.0
