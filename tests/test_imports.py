@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "vjepa2": set(),
     "vjepa2/cli.py": {"click"},
     "vjepa2/outputs.py": {"click"},
+    "vjepa2/size_option.py": {"click"},
     "vjepa2/progress.py": {"rich"},
     "vjepa2/positions.py": {"numpy", "torch"},
     "vjepa2/layers.py": {"numpy", "torch"},
@@ -28,9 +29,11 @@ MAY_IMPORT = {
     "vjepa2/anticipation.py": {"torch"},
     "vjepa2/filling.py": {"torch"},
     "vjepa2/head_checkpoints.py": {"torch"},
+    "vjepa2/part_tensors.py": {"torch"},
     "vjepa2/models_cli.py": {"click", "rich"},
     "vjepa2/heads.py": {"torch"},
     "vjepa2/headed.py": {"torch"},
+    "vjepa2/head_parts.py": {"torch"},
     "vjepa2/folding.py": {"torch"},
     "vjepa2/names.py": {"torch"},
     "vjepa2/weights.py": {"torch"},
@@ -75,8 +78,9 @@ MAY_IMPORT = {
 }
 # rooms that a file may look into, apart from the core, which all may
 MODEL = {
-    "positions", "layers", "masks", "encoder", "heads", "headed", "predictor", "action_predictor", "anticipation",
-    "folding", "names", "filling", "weights", "checkpoints", "head_checkpoints", "checkpoint_files",
+    "positions", "layers", "masks", "encoder", "heads", "headed", "head_parts", "predictor", "action_predictor",
+    "anticipation", "folding", "names", "filling", "weights", "checkpoints", "head_checkpoints", "checkpoint_files",
+    "part_tensors",
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """What is an encoder and what does it take: integers, and what follows from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vjepa2.errors import SpecError
@@ -116,6 +116,16 @@ class ModelSpec:
         if self.levels:  # an image's patches are one frame deep; two vectors name the kind
             patches += self.dim * (self.clip.patch_values // self.clip.tubelet + 1) + 2 * self.dim
         return patches + self.depth * self.block_parameters + max(1, len(self.levels)) * 2 * self.dim
+
+    @property
+    def image_frames(self) -> int:
+        """Equal frames that an image is shown as: a tubelet; of V-JEPA 2.1 one, for which it has patches."""
+        return 1 if self.levels else self.clip.tubelet
+
+    def make_clip(self, frames: int, height: int, width: int) -> ClipSpec:
+        """A clip of this model's patches; one frame is V-JEPA 2.1's image, which is not doubled."""
+        tubelet = 1 if frames == 1 and self.levels else self.clip.tubelet
+        return replace(self.clip, frames=frames, height=height, width=width, tubelet=tubelet)
 
     def flops(self, clip: ClipSpec | None = None) -> int:
         """Floating-point operations of one clip, two a multiply-add, MatMuls only; ViT-L at 16 frames: 1.656e12."""
