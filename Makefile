@@ -18,7 +18,7 @@ endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena prove-giant clean
+.PHONY: help install export edge test test-full check format lint bench-arena bench-memory prove-giant clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,9 @@ clean:  ## remove what the other targets made
 bench-arena: install  ## memory and time of both graphs in ONNX Runtime at 64 frames, with and without its arena
 	$(VJEPA2) export random --model vitl --seed 0 --layers 2 --frames 64 --no-simplify -o artifacts/vitl-2-layers-64x256-fp32
 	$(BIN)/python benchmarks/arena.py artifacts/vitl-2-layers-64x256-fp32
+
+bench-memory: install  ## what ONNX Runtime holds beside what `vjepa2 plan` says: both graphs, 8 to 64 frames (6 GB of memory)
+	$(BIN)/python benchmarks/memory.py
 
 prove-giant: install  ## ViT-g (4 GB): export, simplify, prove in ONNX Runtime; stages, seconds and peak memory as JSON
 	$(VJEPA2) export random --model vitg --seed 0 --frames 4 --json - -o artifacts/vitg-4x256-fp32

@@ -19,20 +19,11 @@ from vjepa2.registry import RELEASES
 from vjepa2.spec import Head
 
 from .describe import ExportRequest
+from .options import read_size
 from .pipeline import ExportResult, export_bundle
 
 _FRAMES = 16
 _WEIGHTS = ("model", "key", "revision", "seed", "frames", "size", "layers")  # options of a Request
-_SIZE = re.compile(r"(\d+)(?:x(\d+))?")
-
-
-def _read_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    match = _SIZE.fullmatch(value)
-    if not match:
-        raise SpecError(f"size is {value!r}; it must be a number of pixels, as 256, or height x width, as 256x384")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def _read_batch(_: click.Context, __: click.Parameter, value: str) -> Batch:
@@ -61,7 +52,7 @@ def _read_counts(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option(
     "--frames", type=int, help=f"Frames of a clip.  [default: {_FRAMES}; an image classifier's own; 8 before actions]"
 )
-@click.option("--size", callback=_read_size, help="Pixels of a clip: N or HxW.  [default: as trained]")
+@click.option("--size", callback=read_size, help="Pixels of a clip: N or HxW.  [default: as trained]")
 @click.option("--layers", type=int, help="Keep only the first blocks, for experiments.")
 @click.option("--batch", default="1", show_default=True, callback=_read_batch, help="Clips a call: N or dynamic.")
 @click.option(
