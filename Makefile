@@ -18,7 +18,7 @@ endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena bench-start gpu prove-giant probe-tensorrt clean
+.PHONY: help install export edge test test-full check format lint bench-arena bench-start gpu prove-giant probe-tensorrt bench-memory clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -92,6 +92,9 @@ gpu:  ## engines beside torch on this machine's GPU, into docs/gpu: PYTHON= with
 bench-start: install  ## from nothing to the first embedding of ViT-L: import, hash, load, first clip, beside transformers
 	test -f artifacts/vitl-16x256-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --frames 16 -o artifacts/vitl-16x256-fp32
 	$(BIN)/python benchmarks/start.py artifacts/vitl-16x256-fp32
+
+bench-memory: install  ## what ONNX Runtime holds beside what `vjepa2 plan` says: both graphs, 8 to 64 frames (6 GB of memory)
+	$(BIN)/python benchmarks/memory.py
 
 prove-giant: install  ## ViT-g (4 GB): export, simplify, prove in ONNX Runtime; stages, seconds and peak memory as JSON
 	$(VJEPA2) export random --model vitg --seed 0 --frames 4 --json - -o artifacts/vitg-4x256-fp32

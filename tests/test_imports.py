@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "vjepa2": set(),
     "vjepa2/cli.py": {"click"},
     "vjepa2/outputs.py": {"click"},
+    "vjepa2/size_option.py": {"click"},
     "vjepa2/progress.py": {"rich"},
     "vjepa2/positions.py": {"numpy", "torch"},
     "vjepa2/layers.py": {"numpy", "torch"},
@@ -28,9 +29,11 @@ MAY_IMPORT = {
     "vjepa2/anticipation.py": {"torch"},
     "vjepa2/filling.py": {"torch"},
     "vjepa2/head_checkpoints.py": {"torch"},
+    "vjepa2/part_tensors.py": {"torch"},
     "vjepa2/models_cli.py": {"click", "rich"},
     "vjepa2/heads.py": {"torch"},
     "vjepa2/headed.py": {"torch"},
+    "vjepa2/head_parts.py": {"torch"},
     "vjepa2/folding.py": {"torch"},
     "vjepa2/names.py": {"torch"},
     "vjepa2/weights.py": {"torch"},
@@ -46,6 +49,7 @@ MAY_IMPORT = {
     "vjepa2/finetune_cli.py": {"click", "rich"},
     "vjepa2/checkpoint_files.py": {"torch", "safetensors", "huggingface_hub"},
     "export": {"numpy", "torch", "onnx", "onnx_ir", "click", "rich"},
+<<<<<<< HEAD
     "export/compile.py": set(),
     "export/compile_cli.py": {"click", "rich"},
     "export/compile_request.py": set(),
@@ -53,6 +57,16 @@ MAY_IMPORT = {
     "export/timing_cache.py": set(),
     "export/tensorrt_notes.py": set(),
     **{f"export/tensorrt_{part}.py": {"tensorrt"} for part in ("api", "features", "graph", "log", "plan")},
+=======
+    "export/compile.py": {"numpy", "tensorrt", "click"},
+    "export/devices.py": set(),
+    "export/file_sizes.py": set(),
+    "export/fit.py": set(),
+    "export/memory.py": set(),
+    "export/options.py": {"click"},
+    "export/plan_cli.py": {"click", "rich"},
+    "export/this_machine.py": {"numpy"},
+>>>>>>> plan
     "runtime": {"numpy"},
     "runtime/cli.py": {"numpy", "click", "rich"},
     "runtime/classify_cli.py": {"click", "rich"},
@@ -75,8 +89,9 @@ MAY_IMPORT = {
 }
 # rooms that a file may look into, apart from the core, which all may
 MODEL = {
-    "positions", "layers", "masks", "encoder", "heads", "headed", "predictor", "action_predictor", "anticipation",
-    "folding", "names", "filling", "weights", "checkpoints", "head_checkpoints", "checkpoint_files",
+    "positions", "layers", "masks", "encoder", "heads", "headed", "head_parts", "predictor", "action_predictor",
+    "anticipation", "folding", "names", "filling", "weights", "checkpoints", "head_checkpoints", "checkpoint_files",
+    "part_tensors",
 }  # fmt: skip
 
 
@@ -169,6 +184,12 @@ def run_blocked(blocked: set[str], statement: str) -> subprocess.CompletedProces
         ("import vjepa2.runtime.cli", {"numpy", "rich", "click"}),
         ("import vjepa2.export.compile_cli", {"click", "rich"}),
         ("import vjepa2.runtime.doctor_cli", {"numpy", "rich", "click"}),
+<<<<<<< HEAD
+=======
+        ("import vjepa2.export.compile", {"click"}),
+        ("import vjepa2.export.memory, vjepa2.export.fit, vjepa2.export.devices", set()),
+        ("import vjepa2.export.plan_cli", {"click", "numpy", "rich"}),
+>>>>>>> plan
     ],
 )
 def test_imports_on_a_bare_device(statement: str, needs: set[str]) -> None:
