@@ -5,6 +5,7 @@ out, puts a stub in the place of each, and imports them in a Python 3.10 of thei
 """
 
 import difflib
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+EDGE = ROOT / ".venv-edge" / "lib" / "python3.10" / "site-packages"  # numpy for Python 3.10
 # what a list is called -> the package that has the bindings, its version
 RELEASES = {
     "8.6": ("tensorrt", "8.6.0"),
@@ -60,6 +62,31 @@ try:
     build_plan(request, BuildLog(), None)
 except CompileError as error:
     print("  without a GPU:", error)
+"""
+
+
+# the runtime's side: its logger is taken, its names are there, and no GPU is an error of ours
+_RUNTIME_PROBE = """
+import tensorrt as trt
+from vjepa2.errors import BackendError
+from vjepa2.runtime.backends import trt_session
+log = trt_session.LogTail()
+for severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INFO):
+    log.log(severity, f"of {severity.name}")
+assert log.tail() == "of ERROR", log.tail()
+used = {
+    trt.ICudaEngine: "num_io_tensors get_tensor_name get_tensor_dtype get_tensor_location get_tensor_format "
+    "get_tensor_mode get_tensor_shape get_tensor_profile_shape create_execution_context",
+    trt.IExecutionContext: "set_input_shape infer_shapes get_tensor_shape set_tensor_address execute_async_v3",
+    trt.Runtime: "deserialize_cuda_engine engine_host_code_allowed",
+}
+for kind, names in used.items():
+    assert not [name for name in names.split() if not hasattr(kind, name)], kind
+assert {"FLOAT", "HALF", "UINT8", "INT32"} <= set(trt.DataType.__members__)
+try:
+    trt_session._create_runtime(log)
+except BackendError as error:
+    print("  the runtime without a GPU:", error)
 """
 
 
@@ -113,10 +140,12 @@ def probe(version: str, python: Path) -> bool:
     """Print what our probing finds; whether the committed list is what the script writes here."""
 
     def run(*words: str) -> str:
-        done = subprocess.run([python, *words], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run([python, *words], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         return done.stdout
 
+    environment = os.environ | {"PYTHONPATH": str(EDGE)}
     print(run("-c", _PROBE), end="")
+    print(run("-c", _RUNTIME_PROBE), end="")
     written = run("tests/tensorrt_surfaces.py")
     committed = ROOT / "tests" / "tensorrt_api" / f"{version}.txt"
     name = str(committed.relative_to(ROOT))
