@@ -140,12 +140,14 @@ def _watch_build(config: Any, watch: Watch, features: Features) -> Callable[[], 
     """Let `watch` follow the build where it can be followed; whether it was told to stop."""
     if not features.has_monitor:
         return lambda: False
-    monitor = _make_monitor(watch)
+    monitor = make_monitor(watch)
     config.progress_monitor = monitor
     return lambda: bool(monitor.was_stopped)
 
 
-def _make_monitor(watch: Watch) -> Any:
+def make_monitor(watch: Watch) -> Any:
+    """What TensorRT tells its phases to, handed on to `watch`."""
+
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         """Hands TensorRT's phases on; made here since older versions have no base for it."""
 

@@ -32,12 +32,31 @@ _ENTRIES = (
     "_ZN14nvcaffeparser123shutdownProtobufLibraryEv",
 )  # fmt: skip
 _PROBE = """
+import tensorrt as trt
 from pathlib import Path
 from vjepa2.errors import CompileError
-from vjepa2.export.tensorrt_api import BuildRequest, build_plan
-from vjepa2.export.tensorrt_features import describe_features
+from vjepa2.export.tensorrt_api import BuildRequest, build_plan, make_monitor
+from vjepa2.export.tensorrt_features import describe_features, probe_features
 from vjepa2.export.tensorrt_log import BuildLog
+
+class Watch:
+    told = []
+    def start(self, *words): self.told.append(words)
+    def step(self, *words): return self.told.append(words)
+    def finish(self, *words): self.told.append(words)
+
 print(*describe_features(), sep="\\n")
+log = BuildLog()
+log.log(trt.ILogger.Severity.ERROR, "the reason")
+assert log.explain("it failed") == "it failed: the reason", log.explain("it failed")
+layer = trt.ILayer.__new__(trt.ILayer)
+layer.__class__ = trt.ICastLayer
+if probe_features().has_monitor:
+    monitor = make_monitor(Watch())
+    monitor.phase_start("build", None, 2)
+    assert not monitor.step_complete("build", 0) and monitor.was_stopped
+    monitor.phase_finish("build")
+    assert Watch.told == [("build", None, 2), ("build", 0), ("build",)], Watch.told
 request = BuildRequest(graph=Path("x"), precision="fp32", profile={}, level=3, workspace_bytes=None, timing_cache=b"")
 try:
     build_plan(request, BuildLog(), None)

@@ -1,0 +1,96 @@
+"""Does a person see what is built and how far it is, and does the one who stops it get it stopped?"""
+
+import io
+import threading
+
+import pytest
+from rich.console import Console
+
+from vjepa2.export.build_watch import BuildWatch, Worker, is_building, show_build
+
+
+def a_terminal() -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=200)
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def rows(watch: BuildWatch) -> list[tuple[str, float, float | None]]:
+    """What each row shows, how much of it is done, and of how much."""
+    return [(task.description, task.completed, task.total) for task in watch._progress.tasks]
+
+
+def test_every_phase_has_a_row_that_grows_and_goes() -> None:
+    console = a_terminal()
+    with show_build(console, "vitl: fp16, level 3") as watch:
+        watch.start("Building", None, 10)
+        watch.start("Tactics", "Building", 4)
+        assert watch.step("Tactics", 1)
+        assert rows(watch) == [("vitl: fp16, level 3", 0, None), ("  Building", 0, 10), ("    Tactics", 2, 4)]
+        watch.finish("Tactics")
+        assert [row[0] for row in rows(watch)] == ["vitl: fp16, level 3", "  Building"]
+    assert "vitl: fp16, level 3" in text_of(console)
+    assert "0:00:0" in text_of(console)  # elapsed
+
+
+def test_where_no_phase_is_told_there_is_the_time() -> None:
+    console = a_terminal()
+    with show_build(console, "vitl: fp16, level 3"):
+        pass
+    assert "vitl: fp16, level 3" in text_of(console)
+    assert "0:00:00" in text_of(console)
+
+
+def test_phases_that_were_never_told_are_no_error() -> None:
+    """What TensorRT calls from its own threads must not raise."""
+    with show_build(a_terminal(), "x") as watch:
+        assert watch.step("unknown", 3)
+        watch.finish("unknown")
+        watch.start("known", "unknown", 2)
+        assert rows(watch)[1][0] == "  known"
+
+
+def test_after_stop_every_step_says_so() -> None:
+    with show_build(a_terminal(), "x") as watch:
+        watch.stop()
+        assert not watch.step("any", 0)
+
+
+def test_a_call_gives_its_result_or_its_error() -> None:
+    assert Worker(lambda: 7).join(lambda: None, can_stop=True) == 7
+    with pytest.raises(ZeroDivisionError):
+        Worker(lambda: 1 // 0).join(lambda: None, can_stop=True)
+    assert not is_building()
+
+
+@pytest.mark.parametrize("can_stop", [True, False])
+def test_ctrl_c_waits_for_the_end_only_where_there_will_be_one(can_stop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        stopped.wait(10)
+        ended.wait(10 if not can_stop else 0.2)
+
+    worker = Worker(work)
+    join, asked = threading.Thread.join, []
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        if not asked:
+            asked.append(timeout)
+            raise KeyboardInterrupt
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worker.join(stopped.set, can_stop=can_stop)
+    assert stopped.is_set()
+    assert is_building() != can_stop
+    ended.set()
+    monkeypatch.undo()
+    for thread in threading.enumerate():
+        if thread.name == "vjepa2 build":
+            thread.join(10)
+    assert not is_building()
