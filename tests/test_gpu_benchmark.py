@@ -21,8 +21,10 @@ from benchmarks.gpu.cases import Case, choose_cases, export_case, run_verb
 from benchmarks.gpu.interpreters import GpuBenchmarkError, Interpreter, find_interpreters
 from benchmarks.gpu.pipes import Block, VariantError, Worker, WorkerError
 from benchmarks.gpu.turns import compare, percentile, summarise, warm_up
+from tests.conftest import TINY_CLIP, tiny_spec
 from tests.test_trt import Rig, make_rig
 from vjepa2.bundle import Bundle
+from vjepa2.export.memory import plan_memory
 from vjepa2.runtime import Reference
 
 GPU = "NVIDIA Fake"
@@ -116,7 +118,10 @@ def test_one_command_exports_compiles_compares_and_writes(
         assert found["wall_ratios"]["torch"]["median"] == pytest.approx(5 / 3)
         assert found["failures"] == {"torch-compile": "RuntimeError: no compiler"}
     assert "| vitl | fp16 | torch | 4.000 | 5.000, 5.000 | 2.00 (2.00 to 2.00) | 1.67 (1.67 to 1.67) |" in table
-    assert "fused attention in 2 of 2 blocks; plan 2 MB, a context 1 MB" in table
+    assert "fused attention in 2 of 2 blocks; plan 2 MB, a context 1 MB; vjepa2 plan reckons" in table
+    planned = plan_memory(tiny_spec(), TINY_CLIP, precision="fp16", fused=True).run_bytes
+    assert {case["planned_bytes"] for case in record["cases"]} == {planned}
+    assert f"reckons {planned / 1e6:.0f} MB for a run, 5 MB were taken" in table
     assert "not as it must be: torch-compile: RuntimeError: no compiler" in table
     assert capsys.readouterr().out.startswith("# NVIDIA Fake, TensorRT 8.6.0, torch 2.11.0+cu130")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import Vjepa2Error
+from vjepa2.export.memory import plan_memory
 
 from .cases import Case, choose_cases, compile_case, export_case
 from .interpreters import ROOT, Interpreter, find_interpreters
@@ -75,22 +76,24 @@ def measure_case(case: Case, interpreters: Mapping[str, Interpreter], folder: Pa
     """Export, compile, and compare; what was measured and is not good ends the case, not the run."""
     print(f"{case.folder}: export", file=sys.stderr)
     exported = export_case(case, interpreters["PYTHON"], folder, reuse=reuse)
+    report = CaseReport(case=case, export=exported)
     if exported.failure:
-        return CaseReport(case=case, export=exported, compile=None, depth=None, facts={}, comparison=None)
-    depth = Bundle.open(folder / case.folder).manifest.model.depth
+        return report
     print(f"{case.folder}: compile", file=sys.stderr)
+    manifest = Bundle.open(folder / case.folder).manifest
     compiled = compile_case(case, interpreters["TENSORRT_PYTHON"], folder)
-    if compiled.failure:
-        return CaseReport(case=case, export=exported, compile=compiled, depth=depth, facts={}, comparison=None)
+    report = replace(report, depth=manifest.model.depth, compile=compiled)
+    if compiled.record is None:
+        return report
     print(f"{case.folder}: compare", file=sys.stderr)
+    is_fused = compiled.record["manifest"]["fused_attention"] == manifest.model.depth
+    plan = plan_memory(manifest.model, manifest.clip, precision=case.precision, fused=is_fused)
     commands = [[interpreters[role].path, "-m", module, str(folder / case.folder)] for role, module in _WORKERS]
     try:
         facts, comparison = compare_workers(commands, rounds=_ROUNDS, calls=_CALLS[case.name])
     except WorkerError as error:
-        return CaseReport(
-            case=case, export=exported, compile=compiled, depth=depth, facts={}, comparison=None, crash=str(error)
-        )
-    return CaseReport(case=case, export=exported, compile=compiled, depth=depth, facts=facts, comparison=comparison)
+        return replace(report, planned_bytes=plan.run_bytes, crash=str(error))
+    return replace(report, planned_bytes=plan.run_bytes, facts=facts, comparison=comparison)
 
 
 def compare_workers(

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ class CaseReport:
 
     case: Case
     export: Step
-    compile: Step | None
-    depth: int | None  # blocks
-    facts: dict[str, dict[str, Any]]  # by variant: how right, how large
-    comparison: Comparison | None
+    compile: Step | None = None
+    depth: int | None = None  # blocks
+    planned_bytes: int | None = None  # of a run on the GPU, as `vjepa2 plan` reckons it
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # by variant: how right, how large
+    comparison: Comparison | None = None
     crash: str | None = None  # of a worker
 
     @property
@@ -117,12 +118,19 @@ def _notes(report: CaseReport) -> Iterator[str]:
         yield (
             f"{title}, compiled in {report.compile.seconds:.0f} s at level {engine['builder_level']}, in its gate; "
             f"fused attention in {engine['fused_attention']} of {report.depth} blocks; plan "
-            f"{engine['plan']['bytes'] / 1e6:.0f} MB, a context {engine['device_memory_bytes'] / 1e6:.0f} MB"
+            f"{engine['plan']['bytes'] / 1e6:.0f} MB, a context {engine['device_memory_bytes'] / 1e6:.0f} MB; "
+            f"vjepa2 plan reckons {(report.planned_bytes or 0) / 1e6:.0f} MB for a run{_measured(report)}"
         )
     else:
         yield f"{title}, no engine"
     for failure in report.failures:
         yield f"  - not as it must be: {failure}"
+
+
+def _measured(report: CaseReport) -> str:
+    """Beside the planner's figure: what the driver says that opening and running the engine took."""
+    facts = report.facts.get("tensorrt")
+    return f", {facts['memory_bytes'] / 1e6:.0f} MB were taken" if facts else ""
 
 
 def _time(timing: Timing | None, field: str) -> str:
