@@ -58,6 +58,7 @@ else:
         def describe(self):
             print("this is not an answer")
             if self.ms is None: raise RuntimeError("no compiler\\nand more")
+            if self.name == {vague!r}: return {{"token_cosine": float("nan")}}
             return {{"token_cosine": 0.9999, "embedding_cosine": 1.0, "memory_bytes": 5 * 10**6}}
         def run(self, calls):
             if self.name == {dies!r}: sys.exit(3)
@@ -71,7 +72,7 @@ else:
 def make_interpreter(tmp_path: Path, exported: Path) -> Callable[..., str]:
     """A function that writes an interpreter of a role; what it has may be changed."""
 
-    def make(role: str, *, verb_status: int = 0, dies: str = "", **changes: Any) -> str:
+    def make(role: str, *, verb_status: int = 0, dies: str = "", vague: str = "", **changes: Any) -> str:
         found = {"python": "3.10.13", "gpu": GPU, "no_gpu": None} | HAS[role] | changes
         file = tmp_path / role.lower()
         file.write_text(
@@ -82,6 +83,7 @@ def make_interpreter(tmp_path: Path, exported: Path) -> Callable[..., str]:
                 bundle=str(exported),
                 root=str(interpreters.ROOT),
                 dies=dies,
+                vague=vague,
             )
         )
         file.chmod(0o700)
@@ -226,6 +228,13 @@ def test_workers_answer_in_turns_whatever_they_print(make_interpreter: Callable[
     facts, found = compare_workers(commands, rounds=2, calls=3)
     assert set(facts) == set(found.variants) == {"tensorrt", "torch"}
     assert found.variants["torch"].wall.calls == 6
+
+
+def test_a_variant_without_finite_figures_is_a_failure(make_interpreter: Callable[..., str]) -> None:
+    command = [make_interpreter("PYTHON", vague="torch"), "-m", "benchmarks.gpu.torch_worker"]
+    facts, found = compare_workers([command], rounds=1, calls=1)
+    assert (facts, found.variants) == ({}, {})
+    assert found.failures["torch"].startswith("it gives numbers that are not finite: {'token_cosine': nan")
 
 
 # ---- turns

@@ -149,7 +149,6 @@ def test_the_engine_alone_is_timed_on_the_gpu(rig: Rig) -> None:
         assert times_ms == pytest.approx([1.0, 1.0, 1.0]), "half a millisecond each for the engine and its event"
         assert rig.script.order() == ["IExecutionContext.execute_async_v3"] * 3
         assert not {"cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2"} & set(rig.library.calls)
-        assert backend.measure_memory()[1] == rig.library.total  # type: ignore[attr-defined]
     assert rig.library.live() == 0
     with pytest.raises(BackendError, match="the tensorrt backend is closed"):
         backend.time_engine(1)  # type: ignore[attr-defined]

@@ -50,7 +50,11 @@ def serve(make: Callable[[], Mapping[str, Variant]]) -> None:
 
 
 def _say(stream: IO[str], answer: dict[str, Any]) -> None:
-    stream.write(json.dumps(answer) + "\n")
+    try:
+        line = json.dumps(answer, allow_nan=False)
+    except ValueError:
+        line = json.dumps({"failure": f"it gives numbers that are not finite: {answer}"})
+    stream.write(line + "\n")
     stream.flush()
 
 

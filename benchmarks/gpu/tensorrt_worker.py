@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vjepa2.bundle import Bundle
+from vjepa2.runtime.backends.cuda import CudaDevice
 from vjepa2.runtime.backends.trt import TensorRtBackend
 from vjepa2.runtime.gates import GATES
 from vjepa2.runtime.parity import Reference, check_parity
@@ -50,18 +51,12 @@ class EngineVariant:
 
     def _open(self) -> TensorRtBackend:
         if self._backend is None:
-            free_before = _free_bytes()
-            self._backend = TensorRtBackend(self._bundle, cuda_graph=self._cuda_graph)
-            self._backend.run(self._inputs[0])
-            self._used = free_before - self._backend.measure_memory()[0]
+            with CudaDevice.open() as gpu:  # whose context, a few hundred MB, is there before and after
+                before, _ = gpu.measure_memory()
+                self._backend = TensorRtBackend(self._bundle, cuda_graph=self._cuda_graph)
+                self._backend.run(self._inputs[0])
+                self._used = before - gpu.measure_memory()[0]
         return self._backend
-
-
-def _free_bytes() -> int:
-    from vjepa2.runtime.backends.cuda import CudaDevice  # noqa: PLC0415
-
-    with CudaDevice.open() as gpu:
-        return gpu.measure_memory()[0]
 
 
 def make(folder: str) -> Mapping[str, Variant]:

@@ -68,10 +68,6 @@ class TensorRtBackend(Backend):
             raise BackendError(f"the {self.name} backend is closed; open it again")
         return self._session.time_engine(count)
 
-    def measure_memory(self) -> tuple[int, int]:
-        """Free and total bytes of the GPU."""
-        return self._gpu.measure_memory()
-
     def _clips_a_call(self, count: int) -> int:
         assert self._session is not None
         most = min(shapes.most[0] for shapes in self._session.ranges.values())
