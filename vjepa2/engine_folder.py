@@ -7,6 +7,7 @@ hashed in the memory that TensorRT then reads.
 import hashlib
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -120,7 +121,7 @@ def _list_one(bundle: Bundle, name: str, here: Machine | None) -> EngineListing:
 
 
 def _command(bundle: Bundle) -> str:
-    return f"vjepa2 compile {bundle.path}"
+    return f"vjepa2 compile {shlex.quote(str(bundle.path))}"
 
 
 def _sources(graph: str) -> tuple[str, ...]:

@@ -93,6 +93,7 @@ def _probe(role: str, path: str) -> tuple[Interpreter, list[str]]:
         raise GpuBenchmarkError(
             f"{role} is {path!r}, which is no program; give the path of a Python: make gpu {role}=…"
         )
+    program = str(Path(program).absolute())  # not resolved: a link into an environment is that environment
     done = subprocess.run(
         [program, "-c", _PROBE, role, *NEEDS[role]],
         cwd=ROOT,
