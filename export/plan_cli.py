@@ -11,12 +11,12 @@ from rich.table import Table
 from vjepa2.manifest import Precision
 from vjepa2.outputs import write_json
 from vjepa2.registry import find_release
+from vjepa2.size_option import read_size
 from vjepa2.spec import ClipSpec, ModelSpec
 
 from .devices import DEVICE_NAMES, DEVICES, THIS_MACHINE, check_device
 from .fit import DeviceFit, Planner, fit_device
 from .memory import Engine, MemoryPlan, plan_memory
-from .options import read_size
 from .this_machine import measure_machine
 
 _WIDE = 160  # columns of a table that nobody looks at through a terminal
@@ -118,8 +118,8 @@ def _make_plan_table(plans: Sequence[MemoryPlan]) -> Table:
     table = Table("MB")
     for plan in plans:
         table.add_column(f"{plan.engine} {plan.precision}", justify="right")
-    rows = {
-        "attention": [plan.attention for plan in plans],
+    rows: dict[str, list[str]] = {
+        "attention": [str(plan.attention) for plan in plans],
         "weights": [_mega(plan.weights_bytes + plan.tables_bytes) for plan in plans],
         "pixels": [_mega(plan.frames_bytes) for plan in plans],
         "activations": [_mega(plan.activations_bytes) for plan in plans],

@@ -60,7 +60,6 @@ MAY_IMPORT = {
     "export/file_sizes.py": set(),
     "export/fit.py": set(),
     "export/memory.py": set(),
-    "export/options.py": {"click"},
     "export/plan_cli.py": {"click", "rich"},
     "export/this_machine.py": {"numpy"},
     "runtime": {"numpy"},
