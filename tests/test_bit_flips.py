@@ -56,7 +56,8 @@ def openers(rig: Rig) -> dict[str, Opener]:
         "onnxruntime": lambda: EmbeddingEngine.open(path, "onnxruntime"),
         "onnxruntime-portable": lambda: EmbeddingEngine.open(path, "onnxruntime-portable"),
         "pytorch": lambda: EmbeddingEngine.open(path, "pytorch"),
-        "tensorrt": lambda: rig.backend(Bundle.open(path)),
+        "tensorrt": lambda: EmbeddingEngine.open(path, "tensorrt"),
+        "auto": lambda: EmbeddingEngine.open(path),
     }
 
 
@@ -73,7 +74,7 @@ def test_a_whole_bundle_reaches_every_library(rig: Rig, reached: list[str]) -> N
     for open_it in openers(rig).values():
         with pytest.raises(Exception, match="was reached"):
             open_it()
-    assert reached == ["InferenceSession", "InferenceSession", "from_numpy", "Runtime"]
+    assert reached == ["InferenceSession", "InferenceSession", "from_numpy", "Runtime", "Runtime"]
 
 
 def test_of_1000_flipped_bits_every_one_is_refused_before_a_library_is_called(rig: Rig, reached: list[str]) -> None:
@@ -88,7 +89,7 @@ def test_of_1000_flipped_bits_every_one_is_refused_before_a_library_is_called(ri
     for turn in range(FLIPS):
         file = files[turn % len(files)]
         bit = choose.randrange(8 * file.stat().st_size)
-        name = choose.choice(list(opens)) if file in of_all else "tensorrt"
+        name = choose.choice(list(opens) if file in of_all else ["tensorrt", "auto"])
         flip(file, bit)
         with pytest.raises(BundleError):
             opens[name]()

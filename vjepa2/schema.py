@@ -2,6 +2,7 @@
 
 import types
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vjepa2.errors import BundleError
@@ -14,13 +15,16 @@ def read_record(kind: type[_Record], value: object, where: str) -> _Record:
     """Build `kind` from parsed JSON; unknown or missing keys and wrong types are a `BundleError` naming `where`."""
     if not isinstance(value, dict):
         raise BundleError(f"{where} is {_show(value)}; it must be an object")
-    hints = get_type_hints(kind)
+    hints = _hints_of(kind)
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(value) - set(names))
     missing = [name for name in names if name not in value]
     if unknown or missing:
         raise BundleError(f"{where} has unknown keys {unknown} and lacks {missing}; it must have exactly {names}")
     return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names})
+
+
+_hints_of = cache(get_type_hints)
 
 
 def _read(hint: Any, value: object, where: str) -> Any:

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import platform
-import re
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from .cuda_driver import Driver, load_driver
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 _NON_BLOCKING = 1  # a stream that does not wait for the default one
 _CAPTURE_THREAD_LOCAL = 1
-_RUNTIME = re.compile(r"\S*/libcudart[^/\s]*\.so[.\d]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +192,12 @@ class Event:
 
 def find_runtime_version(maps: Path = Path("/proc/self/maps")) -> Version | None:
     """The CUDA runtime that is loaded into this process; None where none is, as a library may carry its own inside."""
-    found = _RUNTIME.search(maps.read_text()) if maps.exists() else None
-    if found is None:
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    loaded = next((line for line in lines if "/libcudart.so" in line), None)
+    if loaded is None:
         return None
     version = ctypes.c_int()
-    library = ctypes.CDLL(found[0], os.RTLD_NOLOAD)
+    library = ctypes.CDLL(loaded[loaded.index("/") :], os.RTLD_NOLOAD)
     if library.cudaRuntimeGetVersion(ctypes.byref(version)):
         return None
     return Version.of_cuda(version.value)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorrt as trt
 
 from vjepa2.bundle import Bundle
-from vjepa2.engine_folder import find_engine, open_engine
+from vjepa2.engine_folder import find_engine, list_engines, open_engine
 from vjepa2.engine_manifest import EngineTensor
 from vjepa2.errors import BackendError, EngineError
 from vjepa2.spec import OutputName
@@ -51,7 +51,10 @@ class TensorRtBackend(Backend):
 
     @classmethod
     def find_obstacle(cls, device: str | None = None, bundle: Bundle | None = None) -> str | None:
-        """See `Backend.find_obstacle`: a GPU, and an engine for it."""
+        """See `Backend.find_obstacle`: a GPU, and an engine for it.
+
+        A damaged engine is none: opening it is an error, which `auto` does not pass over either.
+        """
         try:
             with CudaDevice.open(_ordinal(cls.check_device(device))) as gpu:
                 if bundle is not None:
@@ -59,7 +62,8 @@ class TensorRtBackend(Backend):
         except BackendError as error:
             return f"an NVIDIA GPU ({error})"
         except EngineError as error:
-            return f"an engine: {error}"
+            is_damaged = any(listing.manifest is None for listing in list_engines(bundle)) if bundle else False
+            return None if is_damaged else f"an engine: {error}"
         return None
 
     def time_engine(self, count: int) -> list[float]:
