@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from vjepa2.errors import CheckpointError
-from vjepa2.folder_model import CONFIG, read_json
+from vjepa2.extras import import_with_extra
+from vjepa2.folder_model import read_json
 from vjepa2.outputs import write_whole
 
 WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
 
 
@@ -55,15 +55,15 @@ def write_safetensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder in Hugging Face's layout: one, or the shards that its index names."""
-    if not (folder / _INDEX).is_file():
+    if not (folder / INDEX).is_file():
         if not (folder / WEIGHTS).is_file():
-            raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {_INDEX}; it must have one of them")
+            raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}; it must have one of them")
         return [folder / WEIGHTS]
-    table = read_json(folder / _INDEX).get("weight_map")
+    table = read_json(folder / INDEX).get("weight_map")
     shards = sorted(set(table.values())) if isinstance(table, dict) else []
     for shard in shards or ["(none)"]:
         if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or not (folder / shard).is_file():
-            raise CheckpointError(f"{folder / _INDEX} names the shard {shard!r}; it must lie beside it")
+            raise CheckpointError(f"{folder / INDEX} names the shard {shard!r}; it must lie beside it")
     return [folder / shard for shard in shards]
 
 
@@ -89,14 +89,5 @@ def read_meta_checkpoint(file: Path, key: str) -> dict[str, Tensor]:
 
 def fetch_repository(repository: str, revision: str | None) -> tuple[Path, str]:
     """Config and safetensors of a Hugging Face repository: the local folder and the commit it holds."""
-    try:
-        folder = huggingface_hub.snapshot_download(
-            repository, revision=revision, allow_patterns=[CONFIG, WEIGHTS, "model-*.safetensors", _INDEX]
-        )
-    except (OSError, ValueError) as error:  # the hub's errors are children of these
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{repository} at {revision or 'its newest revision'} could not be fetched: {reason}; "
-            "check the name and the network, or give a local folder"
-        ) from error
-    return Path(folder), Path(folder).name
+    folder, commit = import_with_extra("vjepa2.hub", "export").download_repository(repository, revision)
+    return folder, commit
