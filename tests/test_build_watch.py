@@ -75,7 +75,8 @@ def test_ctrl_c_waits_for_the_end_only_where_there_will_be_one(can_stop: bool, m
         ended.wait(10 if not can_stop else 0.2)
 
     worker = Worker(work)
-    join, asked = threading.Thread.join, []
+    join = threading.Thread.join
+    asked: list[float | None] = []
 
     def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
         if not asked:

@@ -76,6 +76,7 @@ MAY_IMPORT = {
     "runtime/backends/cuda_driver.py": set(),
     "runtime/backends/trt.py": {"numpy", "tensorrt"},
     "runtime/backends/trt_session.py": {"numpy", "tensorrt"},
+    "runtime/backends/trt_tensors.py": {"numpy"},
     "runtime/backends/ov.py": {"openvino"},
     "runtime/backends/choice.py": set(),
     "runtime/backends/placement.py": set(),

@@ -15,7 +15,7 @@ def read_record(kind: type[_Record], value: object, where: str) -> _Record:
     """Build `kind` from parsed JSON; unknown or missing keys and wrong types are a `BundleError` naming `where`."""
     if not isinstance(value, dict):
         raise BundleError(f"{where} is {_show(value)}; it must be an object")
-    hints = _hints_of(kind)
+    hints = _hints_of(kind)  # type: ignore[arg-type]
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(value) - set(names))
     missing = [name for name in names if name not in value]

@@ -14,7 +14,8 @@ from vjepa2.spec import OutputName
 
 from .base import Backend, FloatArray, FramesArray, InputArray, RunOptions, normalise
 from .cuda import CudaDevice
-from .trt_session import NumpyArray, PlanSession, numpy_type
+from .trt_session import NumpyArray, PlanSession
+from .trt_tensors import numpy_type
 
 _FIRST_GPU = RunOptions()
 
@@ -98,10 +99,12 @@ class TensorRtBackend(Backend):
         return converted
 
     def _release(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-        self._gpu.close()
+        session, self._session = self._session, None
+        try:
+            if session is not None:
+                session.close()
+        finally:
+            self._gpu.close()
 
 
 def _ordinal(device: str) -> int:

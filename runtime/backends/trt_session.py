@@ -14,21 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorrt as trt
 
-from vjepa2.engine_manifest import EngineTensor, ShapeRange
+from vjepa2.engine_manifest import EngineTensor
 from vjepa2.errors import BackendError
 
 from .cuda import CudaDevice, Event, Graph, PinnedArray
+from .trt_tensors import numpy_type, read_ranges, read_tensors
 
-# TensorRT's types that numpy has
-_DTYPES: dict[str, type[np.generic]] = {
-    "FLOAT": np.float32,
-    "HALF": np.float16,
-    "INT8": np.int8,
-    "UINT8": np.uint8,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "BOOL": np.bool_,
-}
 _KEPT_LINES = 20
 _TOLD = ("INTERNAL_ERROR", "ERROR", "WARNING")
 
@@ -168,7 +159,7 @@ class PlanSession:
 
     def _allocate(self, tensor: EngineTensor) -> _Slot:
         """Memory for the largest shape; TensorRT wants an address of every tensor, asked for or not."""
-        shape, dtype = self._shape_of(tensor.name), _DTYPES[tensor.dtype]
+        shape, dtype = self._shape_of(tensor.name), numpy_type(tensor)
         slot = _Slot(tensor, dtype, shape, self._device.allocate(math.prod(shape) * np.dtype(dtype).itemsize))
         if tensor.mode == "input":
             slot.pinned = self._device.allocate_pinned(shape, dtype)
@@ -188,35 +179,6 @@ class PlanSession:
             if graph is not None:
                 graph.close()
         self._graphs.clear()
-
-
-def read_tensors(engine: Any) -> tuple[EngineTensor, ...]:
-    """Inputs and outputs of an engine; a `BackendError` for what numpy cannot hold or the host cannot reach."""
-    tensors = []
-    for index in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(index)
-        dtype = engine.get_tensor_dtype(name).name
-        place, layout = engine.get_tensor_location(name).name, engine.get_tensor_format(name).name
-        if dtype not in _DTYPES or (place, layout) != ("DEVICE", "LINEAR"):
-            raise BackendError(f"the engine's {name} is {dtype}, {layout}, on the {place}; that cannot be run here")
-        mode = engine.get_tensor_mode(name).name.lower()
-        tensors.append(EngineTensor(name=name, mode=mode, dtype=dtype, shape=tuple(engine.get_tensor_shape(name))))
-    return tuple(tensors)
-
-
-def read_ranges(engine: Any, tensors: Sequence[EngineTensor]) -> dict[str, ShapeRange]:
-    """The shapes that the engine's first profile, the only one that we build, was made for."""
-    ranges = {}
-    for tensor in tensors:
-        if tensor.mode == "input":
-            least, best, most = (tuple(shape) for shape in engine.get_tensor_profile_shape(tensor.name, 0))
-            ranges[tensor.name] = ShapeRange(least=least, best=best, most=most)
-    return ranges
-
-
-def numpy_type(tensor: EngineTensor) -> type[np.generic]:
-    """What numpy calls the type of an engine's tensor."""
-    return _DTYPES[tensor.dtype]
 
 
 def _create_runtime(log: LogTail) -> Any:
