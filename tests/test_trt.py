@@ -207,6 +207,21 @@ def test_what_tensorrt_refuses_is_an_error_and_everything_is_freed(
     assert rig.library.live() == 0
 
 
+@pytest.mark.parametrize(("name", "answer"), [("infer_shapes", ["frames"]), ("execute_async_v3", True)])
+def test_an_engine_is_let_go_before_its_gpu_whether_it_opened_or_not(name: str, answer: Any, rig: Rig) -> None:
+    let_go: list[int] = []
+    rig.module.ICudaEngine.__del__ = lambda self: let_go.append(rig.library.retained)
+    change_behaviour(f"IExecutionContext.{name}", answer)(rig)
+    error = None
+    try:
+        rig.backend(rig.bundle).close()
+    except BackendError as caught:
+        error = caught  # and with it every frame that it passed
+    assert (error is None) == (name == "execute_async_v3")
+    assert let_go == [1]
+    assert rig.library.retained == 0
+
+
 def test_a_call_that_fails_tells_the_log(rig: Rig) -> None:
     with rig.backend(rig.bundle) as backend:
 

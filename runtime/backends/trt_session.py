@@ -63,24 +63,21 @@ class PlanSession:
     """One engine with one context on one GPU, and pinned memory for what goes in and out."""
 
     def __init__(self, plan: bytes, device: CudaDevice, *, cuda_graph: bool = False) -> None:
-        device.make_current()
         self._device, self._uses_graph = device, cuda_graph
         self._log = LogTail()
-        self._runtime = _create_runtime(self._log)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise BackendError(f"TensorRT {trt.__version__} does not take the plan: {self._log.tail()}")
-        self.tensors = read_tensors(self._engine)
-        self.ranges = read_ranges(self._engine, self.tensors)
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise BackendError(f"TensorRT makes no context of the plan: {self._log.tail()}")
-        self._stream = device.create_stream()
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._slots: dict[str, _Slot] = {}
         self._events: list[Event] = []
         self._graphs: dict[tuple[str, ...], Graph | None] = {}  # None: ran once, is captured the next time
-        self._set_shapes({name: shapes.most for name, shapes in self.ranges.items()})
-        self._slots = {tensor.name: self._allocate(tensor) for tensor in self.tensors}
+        device.make_current()
+        try:
+            self._load(plan)
+        except BaseException:
+            self.close()  # before the device is: what TensorRT holds lies in its context
+            raise
 
     def run(self, inputs: Mapping[str, NumpyArray], outputs: Sequence[str]) -> dict[str, NumpyArray]:
         """Arrays of the engine's own types in, those called `outputs` back, in host memory, the caller's to keep."""
@@ -117,6 +114,20 @@ class PlanSession:
         self._drop_graphs()
         self._slots.clear()
         self._context = self._engine = self._runtime = None
+
+    def _load(self, plan: bytes) -> None:
+        self._runtime = _create_runtime(self._log)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise BackendError(f"TensorRT {trt.__version__} does not take the plan: {self._log.tail()}")
+        self.tensors = read_tensors(self._engine)
+        self.ranges = read_ranges(self._engine, self.tensors)
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise BackendError(f"TensorRT makes no context of the plan: {self._log.tail()}")
+        self._stream = self._device.create_stream()
+        self._set_shapes({name: shapes.most for name, shapes in self.ranges.items()})
+        self._slots = {tensor.name: self._allocate(tensor) for tensor in self.tensors}
 
     def _launch(self, asked: tuple[str, ...]) -> None:
         """Give one call to the stream; by option as a graph, captured the second time: TensorRT prepares in the first.
