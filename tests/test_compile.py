@@ -167,6 +167,20 @@ def test_a_level_below_is_all_that_a_low_one_leaves(make_rig: Callable[..., Rig]
     assert rig.levels() == [2, 1]
 
 
+def test_what_a_user_accepted_at_export_is_accepted_here_by_name(
+    make_rig: Callable[..., Rig], bundle_copy: Path
+) -> None:
+    rig = make_rig()
+    rig.quality = lambda folder, level: "wrong"
+    assert rig.run(bundle_copy)[0] == 1
+    manifest, accepted = Bundle.open(bundle_copy).manifest, {"token_worst": 0.5, "relative_max": 9.0}
+    parity = {name: replace(verdict, accepted=accepted) for name, verdict in manifest.parity.items()}
+    (bundle_copy / MANIFEST).write_bytes(encode_manifest(replace(manifest, parity=parity)))
+    status, out, err = rig.run(bundle_copy, "--json", "-")
+    assert status == 0, err
+    assert json.loads(out)["manifest"]["verdict"]["accepted"] == accepted
+
+
 @pytest.mark.parametrize("quality", ["wrong", "NaN"])
 def test_an_engine_that_computes_wrongly_is_not_kept(
     quality: Quality, make_rig: Callable[..., Rig], bundle_copy: Path, other: Path
