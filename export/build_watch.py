@@ -72,8 +72,8 @@ class Worker(Generic[_Result]):
 
     def join(self, stop: Callable[[], None], *, can_stop: bool) -> _Result:
         """The call's result, or its error. Ctrl-C calls `stop`, waits for the end if there will be one, and goes on."""
-        self._thread.start()
         try:
+            self._thread.start()
             while self._thread.is_alive():
                 self._thread.join(_POLL_S)
         except KeyboardInterrupt:
