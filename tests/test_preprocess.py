@@ -72,8 +72,9 @@ def test_views_lie_along_the_long_side_and_have_no_margin(size: tuple[int, int],
 
 
 def test_views_are_resized_by_their_short_side() -> None:
+    torch = pytest.importorskip("torch")
     frames = np.random.default_rng(0).integers(0, 256, (1, 180, 320, 3), dtype=np.uint8)
-    resized = F.interpolate(
+    resized = torch.nn.functional.interpolate(
         torch.from_numpy(frames).permute(0, 3, 1, 2), size=(64, 113), mode="bilinear", antialias=True
     ).permute(0, 2, 3, 1)
     for number, view in enumerate(fit_views(frames, SMALL, 3)):
