@@ -22,7 +22,8 @@ MARKS = {
     "onnxruntime-cuda": pytest.mark.gpu,
     "onnxruntime-tensorrt": pytest.mark.gpu,
     "openvino-gpu": pytest.mark.gpu,
-    "pytorch-compile": pytest.mark.slow,  # a C++ compiler runs for every shape
+    # a C++ compiler runs for every shape; PyTorch's compiler warns of PyTorch
+    "pytorch-compile": (pytest.mark.slow, pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")),
 }
 # What a row is asked for, where its own choice would be an error on most machines, and how exact it can then be.
 PRECISIONS: dict[str, Executed] = {"onnxruntime-tensorrt": "tf32"}
