@@ -17,7 +17,7 @@ from vjepa2.runtime.backends.placement import Executed
 from vjepa2.runtime.gpus import Gpu
 
 # A new backend joins by its row in BACKENDS, and one here if it needs a device that is not everywhere.
-MARKS = {
+MARKS: dict[str, pytest.MarkDecorator | tuple[pytest.MarkDecorator, ...]] = {
     "tensorrt": pytest.mark.gpu,  # tests/test_trt.py holds it to the same, on fakes
     "onnxruntime-cuda": pytest.mark.gpu,
     "onnxruntime-tensorrt": pytest.mark.gpu,
