@@ -18,7 +18,7 @@ endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena bench-start gpu prove-giant probe-tensorrt bench-memory clean
+.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start gpu prove-giant probe-tensorrt bench-memory clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -88,6 +88,10 @@ TENSORRT_PYTHON ?= $(PYTHON)
 
 gpu:  ## engines beside torch on this machine's GPU, into docs/gpu: PYTHON= with torch, TENSORRT_PYTHON= with TensorRT
 	@$(PYTHON) -m benchmarks.gpu --python '$(PYTHON)' --tensorrt-python '$(TENSORRT_PYTHON)' $(if $(REUSE),--reuse)
+
+bench-backends: install  ## seconds a clip of each CPU backend on ViT-L cut to 2 layers, in turns
+	test -f artifacts/vitl-2-layers-16x256-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --layers 2 --frames 16 --no-simplify -o artifacts/vitl-2-layers-16x256-fp32
+	$(BIN)/python benchmarks/backends.py artifacts/vitl-2-layers-16x256-fp32
 
 bench-start: install  ## from nothing to the first embedding of ViT-L: import, hash, load, first clip, beside transformers
 	test -f artifacts/vitl-16x256-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --frames 16 -o artifacts/vitl-16x256-fp32

@@ -105,7 +105,7 @@ def main(folder: str) -> None:
         lambda: run(_BLOCK + _IMPORT), lambda: run(_OURS, folder), lambda: run(_THEIRS, str(checkpoint), shape)
     )
     bare = rows.pop("import")
-    versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "torch", "transformers"))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "openvino", "torch", "transformers"))
     print(f"{date.today()}, {platform.machine()}, Python {platform.python_version()}, {versions}: ", end="")
     print(f"{manifest.model.name}, {manifest.clip.frames} frames, median of {ROUNDS} rounds\n")
     print(f"`import vjepa2.runtime` without torch: {bare['import']:.2f} s\n")

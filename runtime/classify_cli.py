@@ -8,9 +8,8 @@ from rich.console import Console
 
 from vjepa2.outputs import write_json
 
-from .embedding import EmbeddingEngine
 from .sampling import Pad
-from .video_options import video_options
+from .video_options import BackendChoice, video_options
 
 
 @click.command("classify")
@@ -30,14 +29,14 @@ def classify_command(
     videos: tuple[Path, ...],
     top: int,
     views: int,
-    backend: str,
+    backend: BackendChoice,
     pad: Pad,
     batch_size: int,
     json_file: str | None,
 ) -> None:
     """Name the likeliest classes of VIDEOS with BUNDLE, which has a classifier: one line a video."""
     console = Console(stderr=True)
-    with EmbeddingEngine.open(bundle, backend) as engine:
+    with backend.open(bundle) as engine:
         results = engine.classify(
             list(videos), top=top, views=views, batch_size=batch_size, pad=pad, show_progress_bar=console.is_terminal
         )
@@ -46,13 +45,12 @@ def classify_command(
         for video, result in zip(videos, results, strict=True):
             pairs = zip(result.labels, result.scores, strict=True)
             click.echo(f"{video}\t" + "\t".join(f"{label} {score:.4f}" for label, score in pairs))
-    console.print(f"by {ran.name} on {ran.device} in {ran.precision}", highlight=False)
+    console.print(f"by {ran.name} on {ran.device} in {ran.precision} ({ran.reason})", highlight=False)
     if manifest.source.warning:
         console.print(f"note: {manifest.source.warning}", style="yellow", highlight=False)
     if json_file:
-        record = {
+        record = ran.describe() | {
             "bundle": str(bundle),
-            "backend": ran.name,
             "views": views,
             "warning": manifest.source.warning,
             "videos": [{"video": str(video), **asdict(row)} for video, row in zip(videos, results, strict=True)],

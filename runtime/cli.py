@@ -13,7 +13,7 @@ from vjepa2.outputs import write_json, write_whole
 from .backends.base import FloatArray
 from .embedding import EmbeddingEngine
 from .sampling import Pad
-from .video_options import video_options
+from .video_options import BackendChoice, video_options
 
 
 @click.command("embed")
@@ -26,7 +26,7 @@ def embed_command(
     bundle: Path,
     videos: tuple[Path, ...],
     output: Path,
-    backend: str,
+    backend: BackendChoice,
     pad: Pad,
     batch_size: int,
     normalize: bool,
@@ -37,7 +37,7 @@ def embed_command(
         raise Vjepa2Error(f"{output} ends in {output.suffix!r}; an output is a .npy or a .parquet file")
     parquet = import_with_extra("vjepa2.runtime.parquet", "parquet") if output.suffix == ".parquet" else None
     console = Console(stderr=True)
-    with EmbeddingEngine.open(bundle, backend) as engine:
+    with backend.open(bundle) as engine:
         embeddings = engine.encode(
             list(videos),
             batch_size=batch_size,
@@ -52,7 +52,8 @@ def embed_command(
         write_whole(output, lambda stream: parquet.write_embeddings(stream, videos, embeddings, facts))
     rows, dim = embeddings.shape
     console.print(
-        f"{output}: {rows} x {dim} float32, by {facts['backend']} on {facts['device']} in {facts['precision']}",
+        f"{output}: {rows} x {dim} float32, by {facts['backend']} on {facts['device']} in {facts['precision']} "
+        f"({facts['reason']})",
         highlight=False,
     )
     if facts["warning"]:
@@ -63,12 +64,9 @@ def embed_command(
 
 def _describe(engine: EmbeddingEngine, output: Path, embeddings: FloatArray) -> dict[str, object]:
     manifest = engine.backend.bundle.manifest
-    return {
+    return engine.backend.describe() | {
         "output": str(output),
         "shape": list(embeddings.shape),
-        "backend": engine.backend.name,
-        "device": engine.backend.device,
-        "precision": engine.backend.precision,
         "model": manifest.model.name,
         "bundle": str(engine.backend.bundle.path),
         "source": manifest.source.name,

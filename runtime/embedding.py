@@ -1,6 +1,6 @@
 """How does an app turn videos into embeddings, and into names of classes?"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from vjepa2.spec import OutputName
 
 from .backends import Backend, open_backend
 from .backends.base import FloatArray, FramesArray
+from .backends.placement import Executed
 from .classify import Classification, rank_classes
 from .sampling import Pad, choose_frames
 
@@ -34,9 +35,20 @@ class EmbeddingEngine:
         self.backend = backend
 
     @classmethod
-    def open(cls, bundle: str | Path, backend: str = "auto") -> "EmbeddingEngine":
-        """Verify a bundle's manifest and hashes, then load it; `backend` is "auto" or a name of `BACKENDS`."""
-        return cls(open_backend(Bundle.open(bundle), backend))
+    def open(
+        cls,
+        bundle: str | Path,
+        backend: str = "auto",
+        *,
+        device: str | None = None,
+        precision: Executed | None = None,
+        allow: Sequence[str] = (),
+    ) -> "EmbeddingEngine":
+        """Verify a bundle's manifest and hashes, then load it; `backend` is "auto" or a name of `BACKENDS`.
+
+        The rest is `open_backend`'s.
+        """
+        return cls(open_backend(Bundle.open(bundle), backend, device=device, precision=precision, allow=allow))
 
     def encode(
         self,

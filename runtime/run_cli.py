@@ -11,9 +11,8 @@ from vjepa2.errors import BackendError, Vjepa2Error
 from vjepa2.outputs import write_json, write_whole
 
 from .backends.base import InputArray
-from .embedding import EmbeddingEngine
 from .sampling import Pad
-from .video_options import video_options
+from .video_options import BackendChoice, video_options
 
 
 @click.command("run")
@@ -30,7 +29,7 @@ def run_command(
     videos: tuple[Path, ...],
     output: Path,
     inputs: Path | None,
-    backend: str,
+    backend: BackendChoice,
     pad: Pad,
     json_file: str | None,
 ) -> None:
@@ -39,7 +38,7 @@ def run_command(
         raise Vjepa2Error(f"{output} ends in {output.suffix!r}; an output is a .npz file")
     extras = {} if inputs is None else _read_inputs(inputs)
     console = Console(stderr=True)
-    with EmbeddingEngine.open(bundle, backend) as engine:
+    with backend.open(bundle) as engine:
         names: Any = [info.name for info in engine.backend.bundle.manifest.outputs]
         frames_BTHWC = np.stack([engine.read_clip(video, pad) for video in videos])
         results = engine.backend.run(frames_BTHWC, names, extras).by_name()
@@ -47,11 +46,13 @@ def run_command(
     arrays: dict[str, Any] = {str(name): array for name, array in results.items()}
     write_whole(output, lambda stream: np.savez(stream, **arrays))
     shapes = {name: list(array.shape) for name, array in results.items()}
-    console.print(f"{output}: {shapes}, by {ran.name} on {ran.device} in {ran.precision}", highlight=False)
+    console.print(
+        f"{output}: {shapes}, by {ran.name} on {ran.device} in {ran.precision} ({ran.reason})", highlight=False
+    )
     if manifest.source.warning:
         console.print(f"note: {manifest.source.warning}", style="yellow", highlight=False)
     if json_file:
-        facts = {"output": str(output), "head": manifest.head, "shapes": shapes, "backend": ran.name}
+        facts = ran.describe() | {"output": str(output), "head": manifest.head, "shapes": shapes}
         write_json(json_file, facts | {"warning": manifest.source.warning, "videos": [str(video) for video in videos]})
 
 

@@ -1,23 +1,47 @@
 """What does every verb take that puts videos through a bundle?"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, get_args
 
 import click
 
 from .backends import BACKENDS
+from .backends.placement import EXECUTED, Executed
+from .embedding import EmbeddingEngine
 from .sampling import Pad
 
-Command = TypeVar("Command", bound=Callable[..., None])
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendChoice:
+    """What --backend, --device, --precision and --allow say."""
+
+    name: str
+    device: str | None
+    precision: Executed | None
+    allow: tuple[str, ...]
+
+    def open(self, bundle: Path) -> EmbeddingEngine:
+        """The bundle, verified and loaded as was asked."""
+        return EmbeddingEngine.open(bundle, self.name, device=self.device, precision=self.precision, allow=self.allow)
 
 
 def video_options(command: Command) -> Command:
-    """Add BUNDLE VIDEOS... --backend --pad, in that order, to a click command that has these parameters."""
+    """Add BUNDLE VIDEOS... and options to a click command that has parameters `bundle videos backend pad`.
+
+    `backend` is a `BackendChoice`, made of four options.
+    """
     options = (
         click.argument("bundle", type=click.Path(path_type=Path)),
         click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path)),
         click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}."),
+        click.option("--device", help="cpu, cuda, cuda:1, gpu: one that the backend has; its first by default."),
+        click.option("--precision", type=click.Choice(EXECUTED), help="The bundle's by default."),
+        click.option("--allow", multiple=True, help="A place or precision that nodes may fall to; otherwise an error."),
         click.option(
             "--pad",
             type=click.Choice(get_args(Pad)),
@@ -26,6 +50,13 @@ def video_options(command: Command) -> Command:
             help="What to do with a video shorter than a clip.",
         ),
     )
+
+    @wraps(command)
+    def choose(*, backend: str, device: str | None, precision: Executed | None, allow: Any, **rest: Any) -> None:
+        choice = BackendChoice(name=backend, device=device, precision=precision, allow=tuple(allow))
+        command(backend=choice, **rest)
+
+    wrapped: Command = choose
     for option in reversed(options):  # click lists what was added last first
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped

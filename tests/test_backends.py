@@ -17,12 +17,13 @@ from vjepa2.runtime.backends.placement import Executed
 from vjepa2.runtime.gpus import Gpu
 
 # A new backend joins by its row in BACKENDS, and one here if it needs a device that is not everywhere.
-MARKS = {
+MARKS: dict[str, pytest.MarkDecorator | tuple[pytest.MarkDecorator, ...]] = {
     "tensorrt": pytest.mark.gpu,  # tests/test_trt.py holds it to the same, on fakes
     "onnxruntime-cuda": pytest.mark.gpu,
     "onnxruntime-tensorrt": pytest.mark.gpu,
     "openvino-gpu": pytest.mark.gpu,
-    "pytorch-compile": pytest.mark.slow,  # a C++ compiler runs for every shape
+    # a C++ compiler runs for every shape; PyTorch's compiler warns of PyTorch
+    "pytorch-compile": (pytest.mark.slow, pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")),
 }
 # What a row is asked for, where its own choice would be an error on most machines, and how exact it can then be.
 PRECISIONS: dict[str, Executed] = {"onnxruntime-tensorrt": "tf32"}
@@ -195,17 +196,19 @@ def test_auto_says_what_it_takes_and_why(
 ) -> None:
     monkeypatch.setattr(choice, "list_gpus", list)
     monkeypatch.setattr(choice, "explain_no_gpu", lambda: "a GPU")
+    taken = choice.choose_backend().name
     with caplog.at_level(logging.INFO, "vjepa2"), open_backend(Bundle.open(exported)) as opened:
-        assert opened.name == "onnxruntime"
+        assert opened.name == taken
     assert opened.reason.startswith("auto: no usable GPU")
     assert opened.reason.endswith("(cuda needs a GPU)")
-    assert f"onnxruntime on cpu in fp32: {opened.reason}" in caplog.text
+    assert f"{taken} on cpu in fp32: {opened.reason}" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("usable", "has_gpu", "taken"),
     [
-        ({"onnxruntime", "openvino", "pytorch"}, False, ("onnxruntime", "cpu")),
+        ({"onnxruntime", "openvino", "pytorch"}, False, ("openvino", "cpu")),
+        ({"onnxruntime", "pytorch"}, False, ("onnxruntime", "cpu")),
         ({"openvino", "pytorch"}, False, ("openvino", "cpu")),
         ({"pytorch", "pytorch-compile"}, False, ("pytorch", "cpu")),
         ({"onnxruntime-cuda", "onnxruntime", "pytorch"}, True, ("onnxruntime-cuda", "cuda")),
@@ -218,9 +221,17 @@ def test_auto_takes_the_first_that_this_machine_has(
 ) -> None:
     gpus = [Gpu(name="a GPU", capability=(9, 0), driver=13000)] if has_gpu else []
     monkeypatch.setattr(choice, "list_gpus", lambda: gpus)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(choice, "find_missing", lambda name, *_: None if name in usable else f"{name} needs more")
     found = choice.choose_backend()
     assert (found.name, found.device) == taken
+
+
+def test_where_nothing_was_measured_the_fused_graph_goes_before_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "list_gpus", list)
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(choice, "find_missing", lambda *_: None)
+    assert choice.choose_backend().name == "onnxruntime"
 
 
 def test_auto_keeps_to_a_device_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,7 @@ def test_the_verb_prints_one_line_a_video(
     for line, row in zip(lines, record["videos"], strict=True):
         assert len(row["labels"]) == len(row["scores"]) == 2
         assert line.split("\t")[1] == f"{row['labels'][0]} {row['scores'][0]:.4f}"
-    assert "by onnxruntime on cpu in fp32" in output.err
+    assert f"by {record['backend']} on cpu in fp32 (auto: " in output.err
     assert run_verb("classify", trained / "bundle", videos[0], "--json", "-") == 0
     assert len(json.loads(capsys.readouterr().out)["videos"]) == 1
 

@@ -18,6 +18,7 @@ from vjepa2.bundle import Bundle
 from vjepa2.cli import VERBS, main
 from vjepa2.runtime import EmbeddingEngine
 from vjepa2.runtime.backends.base import FramesArray
+from vjepa2.runtime.backends.choice import choose_backend
 
 Run = Callable[..., tuple[int, str, str]]
 Writer = Callable[..., Path]
@@ -89,10 +90,13 @@ def test_embed_writes_one_row_a_video(
     target = tmp_path / f"out.{suffix}"
     status, out, err = run("embed", exported, *videos, "-o", target, "--json", "-")
     assert status == 0
-    assert "2 x 192 float32, by onnxruntime on cpu in fp32" in err
+    taken = choose_backend()
+    assert f"2 x 192 float32, by {taken.name} on cpu in fp32 (auto: " in err
     assert "embeddings mean nothing" in err
     record = json.loads(out)
-    assert (record["backend"], record["device"], record["precision"]) == ("onnxruntime", "cpu", "fp32")
+    assert (record["backend"], record["device"], record["precision"]) == (taken.name, "cpu", "fp32")
+    assert record["reason"] == taken.reason
+    assert sum(row["nodes"] for row in record["placement"]) > 50
     with EmbeddingEngine.open(exported) as engine:
         expected = engine.encode(list(videos))
     if suffix == "npy":
@@ -184,3 +188,20 @@ def test_an_export_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "interrupted; nothing half-written was left behind" in rest
     assert not list(tmp_path.iterdir())
+
+
+def test_embed_runs_as_it_was_asked_to(
+    run: Run, exported: Path, write_video: Writer, scene: FramesArray, tmp_path: Path
+) -> None:
+    words = ("embed", exported, write_video(scene), "-o", tmp_path / "out.npy", "--json", "-")
+    asked = ("--backend", "pytorch", "--device", "cpu", "--precision", "bf16")
+    status, out, err = run(*words, *asked)
+    assert status == 0
+    assert "by pytorch on cpu in bf16 (asked for by name)" in err
+    assert json.loads(out)["precision"] == "bf16"
+    status, _, err = run(*words, "--backend", "onnxruntime", "--precision", "bf16")
+    assert status == 2
+    assert "onnxruntime runs this fp32 bundle in fp32; bf16 was asked for" in err
+    status, _, err = run(*words, "--backend", "openvino", "--precision", "fp16", "--allow", "bf16", "--allow", "fp32")
+    assert status == 0
+    assert "by openvino on cpu in" in err

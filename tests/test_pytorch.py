@@ -109,6 +109,7 @@ def test_compiling_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's compiler warns of PyTorch
 def test_one_compilation_serves_every_block(exported: Path) -> None:
     counters = torch._dynamo.utils.counters
     counters.clear()

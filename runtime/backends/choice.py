@@ -1,5 +1,6 @@
 """Which backends are there, what does each lack on this machine, and which does `auto` take?"""
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -42,6 +43,7 @@ class Candidate:
     name: str
     device: str
     why: str
+    machine: str = ""  # only where `platform.machine()` is this
 
 
 # `auto` takes the first that this machine has. Not in it, and to be had by name: onnxruntime-tensorrt and
@@ -51,6 +53,7 @@ AUTO = (
     Candidate("tensorrt", "cuda", "an engine that was proved on this GPU"),
     Candidate("onnxruntime-cuda", "cuda", "a GPU, attention fused"),
     Candidate("pytorch", "cuda", "a GPU, attention fused, by a larger library"),
+    Candidate("openvino", "cpu", "no usable GPU; the quickest on this kind of CPU (make bench-backends)", "x86_64"),
     Candidate("onnxruntime", "cpu", "no usable GPU; attention fused, without N x N memory"),
     Candidate("openvino", "cpu", "no usable GPU; attention fused by the library itself"),
     Candidate("pytorch", "cpu", "no usable GPU; attention fused, by a larger library"),
@@ -85,7 +88,7 @@ def choose_backend(bundle: Bundle | None = None, device: str | None = None) -> C
     passed: list[str] = []
     kind = (device or "").partition(":")[0]
     for candidate in AUTO:
-        if kind not in ("", candidate.device):
+        if kind not in ("", candidate.device) or candidate.machine not in ("", platform.machine()):
             continue
         wanted = device or candidate.device
         missing = _find_no_gpu(candidate) or find_missing(candidate.name, wanted, bundle)

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from vjepa2.errors import BackendError
 from vjepa2.manifest import Precision
 
 # what a library computes in; tf32 is what a GPU may make of float32: its range, with the fraction of fp16
 Executed = Precision | Literal["tf32"]
+EXECUTED = (*get_args(Precision), "tf32")
 # bits of a significand; int8 last, for it has no exponent
 _EXACTNESS: dict[str, int] = {"fp64": 53, "fp32": 24, "tf32": 11, "fp16": 11, "bf16": 8, "fp8": 4, "int8": 0}
 
