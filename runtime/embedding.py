@@ -1,14 +1,13 @@
 """How does an app turn videos into embeddings, and into names of classes?"""
 
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.progress import track
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError, VideoError
@@ -123,9 +122,9 @@ class EmbeddingEngine:
             raise VideoError("there is no video to encode; give at least one")
         rows = []
         batches = range(0, len(items), batch_size)
-        for start in track(
-            batches, "encoding", console=Console(stderr=True), disable=not show_progress_bar, transient=True
-        ):
+        # rich is as slow to import as all the rest of the runtime but numpy
+        steps = import_module("vjepa2.progress").track_steps(batches, "encoding") if show_progress_bar else batches
+        for start in steps:
             clips = [self._read_views(video, pad, views) for video in items[start : start + batch_size]]
             clips_BTHWC = np.concatenate(clips)
             for first in range(0, len(clips_BTHWC), batch_size):

@@ -311,7 +311,7 @@ def test_a_wrong_head_on_a_right_encoder_is_no_bundle(
         return traced
 
     monkeypatch.setattr(pipeline, "trace_model", trace_wrongly)
-    with pytest.raises(ParityError, match=r"portable.onnx is outside its gate, .*; no bundle was written"):
+    with pytest.raises(ParityError, match=r"portable.onnx is outside its gate: .*; no bundle was written"):
         export_bundle(request_for(head), tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 

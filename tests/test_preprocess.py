@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional as F
 
 from vjepa2.errors import VideoError
 from vjepa2.runtime.backends.base import FramesArray, normalise
@@ -15,14 +13,16 @@ SMALL = ClipSpec(frames=2, height=64, width=64)
 
 def by_torch(frames_THWC: FramesArray, crop: int) -> FramesArray:
     """Antialiased bilinear resize of uint8 by PyTorch, short side to int(crop * 256 / 224), and a centre crop."""
+    torch = pytest.importorskip("torch")
     height, width = frames_THWC.shape[1:3]
     short = int(crop * 256 / 224)
     size = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
-    resized = F.interpolate(
+    resized = torch.nn.functional.interpolate(
         torch.from_numpy(frames_THWC).permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True
     ).permute(0, 2, 3, 1)
     top, left = (size[0] - crop) // 2, (size[1] - crop) // 2
-    return resized[:, top : top + crop, left : left + crop].numpy()
+    cropped: FramesArray = resized[:, top : top + crop, left : left + crop].numpy()
+    return cropped
 
 
 @pytest.mark.parametrize("size", [(180, 320), (320, 180), (240, 240), (70, 64), (48, 50), (720, 1280), (65, 301)])
@@ -104,6 +104,7 @@ def test_what_is_not_frames_is_refused(frames: FramesArray, views: int) -> None:
 def test_normalising_is_that_of_transformers() -> None:
     """(x - 255 mean) / (255 std), channels first, in float32."""
     frames = np.random.default_rng(0).integers(0, 256, (1, 2, 4, 5, 3), dtype=np.uint8)
+    torch = pytest.importorskip("torch")
     expected = (torch.from_numpy(frames).float() / 255 - torch.tensor(RGB_MEAN)) / torch.tensor(RGB_STD)
     got = normalise(frames, RGB_MEAN, RGB_STD)
     assert got.dtype == np.float32

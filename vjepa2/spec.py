@@ -132,7 +132,12 @@ class ModelSpec:
         clip = clip or self.clip
         linear = 4 * self.dim**2 + 2 * self.dim * self.mlp_dim
         weights = self.depth * linear + clip.patch_values * self.dim
-        return 2 * clip.tokens * weights + 4 * self.depth * clip.tokens**2 * self.dim
+        return 2 * clip.tokens * weights + self.attention_flops(clip)
+
+    def attention_flops(self, clip: ClipSpec | None = None) -> int:
+        """Of these, the MatMuls between tokens, which grow with their square."""
+        clip = clip or self.clip
+        return 4 * self.depth * clip.tokens**2 * self.dim
 
     def activation_bytes(self, clip: ClipSpec | None = None, batch: int = 1) -> int:
         """Peak float32 bytes that a call holds in PyTorch, beside weights and input, with fused attention.
