@@ -20,7 +20,6 @@ from vjepa2.size_option import read_size
 from vjepa2.spec import Head
 
 from .describe import ExportRequest
-from .options import read_size
 from .pipeline import ExportResult, export_bundle
 
 _FRAMES = 16

@@ -11,12 +11,12 @@ from rich.table import Table
 from vjepa2.manifest import Precision
 from vjepa2.outputs import write_json
 from vjepa2.registry import find_release
+from vjepa2.size_option import read_size
 from vjepa2.spec import ClipSpec, ModelSpec
 
 from .devices import DEVICE_NAMES, DEVICES, THIS_MACHINE, check_device
 from .fit import DeviceFit, Planner, fit_device
 from .memory import Engine, MemoryPlan, plan_memory
-from .options import read_size
 from .this_machine import measure_machine
 
 _WIDE = 160  # columns of a table that nobody looks at through a terminal

@@ -121,7 +121,9 @@ def probe(version: str, python: Path) -> bool:
     """Print what our probing finds; whether the committed list is what the script writes here."""
 
     def run(*words: str) -> str:
-        done = subprocess.run([python, *words], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+        done = subprocess.run(
+            [python, *words], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment
+        )
         return done.stdout
 
     environment = os.environ | {"PYTHONPATH": str(EDGE)}

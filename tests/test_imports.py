@@ -49,7 +49,6 @@ MAY_IMPORT = {
     "vjepa2/finetune_cli.py": {"click", "rich"},
     "vjepa2/checkpoint_files.py": {"torch", "safetensors", "huggingface_hub"},
     "export": {"numpy", "torch", "onnx", "onnx_ir", "click", "rich"},
-<<<<<<< HEAD
     "export/compile.py": set(),
     "export/compile_cli.py": {"click", "rich"},
     "export/compile_request.py": set(),
@@ -57,16 +56,12 @@ MAY_IMPORT = {
     "export/timing_cache.py": set(),
     "export/tensorrt_notes.py": set(),
     **{f"export/tensorrt_{part}.py": {"tensorrt"} for part in ("api", "features", "graph", "log", "plan")},
-=======
-    "export/compile.py": {"numpy", "tensorrt", "click"},
     "export/devices.py": set(),
     "export/file_sizes.py": set(),
     "export/fit.py": set(),
     "export/memory.py": set(),
-    "export/options.py": {"click"},
     "export/plan_cli.py": {"click", "rich"},
     "export/this_machine.py": {"numpy"},
->>>>>>> plan
     "runtime": {"numpy"},
     "runtime/cli.py": {"numpy", "click", "rich"},
     "runtime/classify_cli.py": {"click", "rich"},
@@ -184,12 +179,8 @@ def run_blocked(blocked: set[str], statement: str) -> subprocess.CompletedProces
         ("import vjepa2.runtime.cli", {"numpy", "rich", "click"}),
         ("import vjepa2.export.compile_cli", {"click", "rich"}),
         ("import vjepa2.runtime.doctor_cli", {"numpy", "rich", "click"}),
-<<<<<<< HEAD
-=======
-        ("import vjepa2.export.compile", {"click"}),
         ("import vjepa2.export.memory, vjepa2.export.fit, vjepa2.export.devices", set()),
         ("import vjepa2.export.plan_cli", {"click", "numpy", "rich"}),
->>>>>>> plan
     ],
 )
 def test_imports_on_a_bare_device(statement: str, needs: set[str]) -> None:
