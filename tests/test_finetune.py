@@ -654,7 +654,7 @@ def test_the_verb_trains_resumes_and_exports(shapes: Path, tmp_path: Path, capsy
     assert run_verb(*asked, "--json", "-") == 0
     output = capsys.readouterr()
     assert json.loads(output.out)["steps"] == 4
-    assert "of the held-out images right" in output.err.replace("\n", " ")
+    assert "of the held-out images right" in " ".join(output.err.split())
     assert run_verb(*asked) == 2
     assert "holds a run already; resume it" in capsys.readouterr().err
     assert run_verb(*asked, "--resume") == 0
