@@ -556,6 +556,22 @@ def test_what_hugging_face_has_no_words_for_is_trained_and_gives_the_same_guesse
     assert ours == theirs
 
 
+def test_a_stopped_run_of_version_21_goes_on_though_half_its_patches_never_learn(shapes: Path, tmp_path: Path) -> None:
+    """Parameters without a gradient have no state in the optimizer."""
+    request = request_for(shapes, VERSION_21, epochs=1)
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    finetune_classifier(request, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        finetune_classifier(request, tmp_path / "stopped", save_steps=2, announce=stop)
+    finetune_classifier(request, tmp_path / "stopped", save_steps=2, resume=True)
+    whole, stopped = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped"))
+    assert whole == stopped
+
+
 def test_a_folder_at_another_size_keeps_the_words_that_it_was_written_in(tmp_path: Path) -> None:
     """Its names are those of its file, whatever clip is asked for."""
     save_image_classifier(tiny_classifier(), tmp_path)
@@ -638,7 +654,7 @@ def test_the_verb_trains_resumes_and_exports(shapes: Path, tmp_path: Path, capsy
     assert run_verb(*asked, "--json", "-") == 0
     output = capsys.readouterr()
     assert json.loads(output.out)["steps"] == 4
-    assert "of the held-out images right" in output.err.replace("\n", " ")
+    assert "of the held-out images right" in " ".join(output.err.split())
     assert run_verb(*asked) == 2
     assert "holds a run already; resume it" in capsys.readouterr().err
     assert run_verb(*asked, "--resume") == 0

@@ -11,18 +11,23 @@ from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec
 SMALL = ClipSpec(frames=2, height=64, width=64)
 
 
-def by_torch(frames_THWC: FramesArray, crop: int) -> FramesArray:
-    """Antialiased bilinear resize of uint8 by PyTorch, short side to int(crop * 256 / 224), and a centre crop."""
+def resize_by_torch(frames_THWC: FramesArray, size: tuple[int, int]) -> FramesArray:
+    """Antialiased bilinear resize of uint8 by PyTorch."""
     torch = pytest.importorskip("torch")
+    frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
+    resized_TCHW = torch.nn.functional.interpolate(frames_TCHW, size=size, mode="bilinear", antialias=True)
+    resized: FramesArray = resized_TCHW.permute(0, 2, 3, 1).numpy()
+    return resized
+
+
+def by_torch(frames_THWC: FramesArray, crop: int) -> FramesArray:
+    """The short side to int(crop * 256 / 224), and a centre crop."""
     height, width = frames_THWC.shape[1:3]
     short = int(crop * 256 / 224)
     size = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
-    resized = torch.nn.functional.interpolate(
-        torch.from_numpy(frames_THWC).permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True
-    ).permute(0, 2, 3, 1)
+    resized = resize_by_torch(frames_THWC, size)
     top, left = (size[0] - crop) // 2, (size[1] - crop) // 2
-    cropped: FramesArray = resized[:, top : top + crop, left : left + crop].numpy()
-    return cropped
+    return resized[:, top : top + crop, left : left + crop]
 
 
 @pytest.mark.parametrize("size", [(180, 320), (320, 180), (240, 240), (70, 64), (48, 50), (720, 1280), (65, 301)])
@@ -72,14 +77,11 @@ def test_views_lie_along_the_long_side_and_have_no_margin(size: tuple[int, int],
 
 
 def test_views_are_resized_by_their_short_side() -> None:
-    torch = pytest.importorskip("torch")
     frames = np.random.default_rng(0).integers(0, 256, (1, 180, 320, 3), dtype=np.uint8)
-    resized = torch.nn.functional.interpolate(
-        torch.from_numpy(frames).permute(0, 3, 1, 2), size=(64, 113), mode="bilinear", antialias=True
-    ).permute(0, 2, 3, 1)
+    resized = resize_by_torch(frames, (64, 113))
     for number, view in enumerate(fit_views(frames, SMALL, 3)):
         left = number * ((113 - 64) // 2)
-        assert np.abs(view.astype(int) - resized[:, :, left : left + 64].numpy()).max() <= 1
+        assert np.abs(view.astype(int) - resized[:, :, left : left + 64]).max() <= 1
 
 
 def test_one_view_is_the_clip() -> None:

@@ -1,4 +1,4 @@
-"""What is a size on the command line?"""
+"""What is a size on the command line: shared by the verbs that take one?"""
 
 import re
 
@@ -10,7 +10,7 @@ _SIZE = re.compile(r"(\d+)(?:x(\d+))?")
 
 
 def read_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """Height and width in pixels, of N or HxW; a callback of click's options."""
+    """Height and width in pixels, of `N` or `HxW`; `SpecError` for anything else. A callback of click's options."""
     if value is None:
         return None
     match = _SIZE.fullmatch(value)
