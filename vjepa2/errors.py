@@ -33,6 +33,12 @@ class ExportError(Vjepa2Error):
     """A graph that could not be made as it must be."""
 
 
+class LintError(Vjepa2Error):
+    """A graph that a target's importer would refuse, or would not compute as it should."""
+
+    exit_code: ClassVar[int] = 1  # looked at, and not good
+
+
 class VideoError(Vjepa2Error):
     """A video that cannot be read, or has too few frames."""
 
