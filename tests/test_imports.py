@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "runtime/cli.py": {"numpy", "click", "rich"},
     "runtime/classify_cli.py": {"click", "rich"},
     "runtime/run_cli.py": {"numpy", "click", "rich"},
+    "runtime/video_options.py": {"click"},
     "runtime/embedding.py": {"numpy", "rich"},
     "runtime/video.py": {"numpy", "av"},
     "runtime/parquet.py": {"pyarrow"},
