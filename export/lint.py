@@ -1,13 +1,14 @@
 """Would a target take this graph and run it well: rule by rule, with every node that breaks one?"""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 
-from vjepa2.errors import LintError
+from vjepa2.errors import ExportError, LintError
 from vjepa2.manifest import Precision
 
 from . import lint_files, lint_fusion, lint_importer, lint_precision
@@ -84,6 +85,22 @@ def lint_graph(
     )
 
 
+def lint_file(
+    file: Path, targets: Sequence[TargetName], *, precision: Precision | None = None
+) -> tuple[LintReport, ...]:
+    """Hold the graph in `file`, whose weights lie beside it, to the rules of each of `targets`."""
+    graph = load_graph(file)
+    return tuple(lint_graph(graph, target, precision=precision, folder=file.parent) for target in targets)
+
+
+def load_graph(file: Path) -> onnx.ModelProto:
+    """The graph in `file`, of other files nothing; `ExportError` if it is none."""
+    try:
+        return onnx.load(file, load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise ExportError(f"{file} cannot be read as an ONNX graph: {error}") from error
+
+
 def describe_graph(graph: onnx.ModelProto, folder: Path | None = None) -> GraphFacts:
     """What `graph` is made of, whatever the target."""
     view = GraphView(graph, folder)
@@ -99,7 +116,7 @@ def describe_graph(graph: onnx.ModelProto, folder: Path | None = None) -> GraphF
     )
 
 
-def demand_clean(name: str, reports: list[LintReport]) -> None:
+def demand_clean(name: str, reports: Sequence[LintReport]) -> None:
     """Raise `LintError` naming the worst of what was found, unless every report passed or was refused."""
     for report in reports:
         if report.faults and report.refused is None:
