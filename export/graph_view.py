@@ -92,17 +92,27 @@ class GraphView:
 
     @cached_property
     def _infos(self) -> dict[str, onnx.ValueInfoProto]:
-        """What ONNX's shape inference knows; a fused attention stands there as what keeps the shape of its queries."""
-        light = onnx.ModelProto()
-        light.CopyFrom(self.model)
-        for node in light.graph.node:
-            if operator_of(node) == FUSED_ATTENTION:
-                node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name))
         try:
-            graph = onnx.shape_inference.infer_shapes(light).graph
+            graph = onnx.shape_inference.infer_shapes(self.light_model()).graph
         except onnx.shape_inference.InferenceError as error:
             raise LintError(f"ONNX's shape inference refuses the graph: {str(error).splitlines()[0]}") from error
         return {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
+
+    def light_model(self) -> onnx.ModelProto:
+        """The graph as ONNX's own tools can judge it alone.
+
+        Weights in other files stand in as inputs, and a fused attention as what keeps type and shape of its queries.
+        """
+        light = onnx.ModelProto()
+        light.CopyFrom(self.model)
+        outside = [tensor for tensor in light.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+        for tensor in outside:
+            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            light.graph.initializer.remove(tensor)
+        for node in light.graph.node:
+            if operator_of(node) == FUSED_ATTENTION:
+                node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name))
+        return light
 
     def climb(self, name: str, through: frozenset[str]) -> Iterator[NodeProto]:
         """The nodes that `name` comes from, along first inputs, up to and with the first that is not of `through`."""

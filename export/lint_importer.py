@@ -6,7 +6,6 @@ A rule yields the name of a node, or `graph`, and why it is wrong.
 from collections.abc import Iterator
 
 import onnx
-from onnx import TensorProto, helper
 
 from vjepa2.manifest import Precision
 
@@ -20,19 +19,13 @@ _MAKES_TYPES = ("Cast", "CastLike", "Constant", "ConstantOfShape")  # whose outp
 
 
 def graph_is_valid(view: GraphView, target: Target, precision: Precision | None) -> Found:
-    """ONNX's checker takes the graph; weights in other files stand in as inputs, which it reads nothing of."""
-    light = onnx.ModelProto()
-    light.CopyFrom(view.model)
-    outside = [tensor for tensor in light.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
-    held = [tensor for tensor in light.graph.initializer if tensor.data_location != TensorProto.EXTERNAL]
-    inputs = [helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in outside]
-    del light.graph.initializer[:]
-    light.graph.initializer.extend(held)
-    light.graph.input.extend(inputs)
+    """ONNX's checker takes the graph, and its type inference every operator's types."""
+    light = view.light_model()
     try:
         onnx.checker.check_model(light)
-    except onnx.checker.ValidationError as error:
-        yield _GRAPH, f"ONNX's checker refuses it: {str(error).strip().splitlines()[0]}"
+        onnx.shape_inference.infer_shapes(light, check_type=True, strict_mode=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        yield _GRAPH, f"ONNX refuses it: {str(error).strip().splitlines()[0]}"
 
 
 def opset_is_read(view: GraphView, target: Target, precision: Precision | None) -> Found:

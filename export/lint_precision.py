@@ -47,6 +47,8 @@ def matmuls_are_as_asked(view: GraphView, target: Target, precision: Precision |
         return
     wrong: dict[str, list[str]] = {}
     for node in _matmuls(view):
+        if precision in _STORED and _operands(view, node) != {None}:
+            continue  # judged below by its 8-bit operands, whatever the type that DequantizeLinear gives them
         kinds = {view.types.get(name, "unknown") for name in node.input[:2]} - set(_TYPES[precision])
         if kinds and not set(node.input) & set(_STAYS_FLOAT32):
             wrong.setdefault(sorted(kinds)[0], []).append(node.name)
@@ -76,7 +78,7 @@ def linears_are_quantized(view: GraphView, target: Target, precision: Precision 
         if node.op_type != "MultiHeadAttention"
         and node.name not in inside
         and not set(node.input) & set(_STAYS_FLOAT32)
-        and {_stored_type(view, name) for name in node.input[:2]} != {stored}
+        and _operands(view, node) != {stored}
     ]
     if plain:
         yield plain[0], f"{precision} was asked for, and {len(plain)} linear layers are not {stored}, this the first"
@@ -86,8 +88,12 @@ def attention_is_not_quantized(view: GraphView, target: Target, precision: Preci
     """No MatMul of attention takes quantised operands, and nothing between the two is quantised."""
     for one in find_attention(view):
         for node in (one.scores, one.mixed):
-            if node is not None and any(_stored_type(view, name) for name in node.input[:2]):
+            if node is not None and _operands(view, node) != {None}:
                 yield node.name, "it multiplies quantised numbers; attention stays in 16 bits"
+
+
+def _operands(view: GraphView, node: NodeProto) -> set[str | None]:
+    return {_stored_type(view, name) for name in node.input[:2]}
 
 
 def _stored_type(view: GraphView, name: str) -> str | None:

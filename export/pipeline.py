@@ -208,9 +208,8 @@ def _lint_graphs(
         with stages.stage(f"lint {name}"):
             reports = lint_file(folder / name, TARGETS_OF[name], precision=precision)
             demand_clean(name, reports)
-        passed = tuple(report.target for report in reports if report.passed)
-        refused = {report.target: report.refused for report in reports if report.refused is not None}
-        linted[name] = replace(info, targets=passed, refused=refused)
+        refused: dict[str, str] = {report.target: report.refused for report in reports if report.refused is not None}
+        linted[name] = replace(info, targets=tuple(each.target for each in reports if each.passed), refused=refused)
     return linted
 
 
