@@ -25,7 +25,10 @@ _TYPES: Mapping[Precision, tuple[str, ...]] = {
     "fp8": ("float16", "bfloat16"),
 }
 _STORED: Mapping[Precision, str] = {"int8": "int8", "fp8": "float8e4m3fn"}  # how a linear's operands are quantised
-_STAYS_FLOAT32 = ("mean_1N",)  # constants whose MatMul is float32 in every precision: the mean over tokens
+# weights and tables by a part of their names: what precision leaves in float32 beside 16 bits, and the linear
+# layers that it leaves out of 8 bits
+STAYS_FLOAT32 = ("patch_embed", "mean_1N")
+STAYS_WIDE = (*STAYS_FLOAT32, "action_encoder", "state_encoder", "query_tokens")
 
 
 def matmul_types(view: GraphView) -> dict[str, int]:
@@ -45,12 +48,15 @@ def matmuls_are_as_asked(view: GraphView, target: Target, precision: Precision |
     """Every MatMul is of the type that the precision means."""
     if precision is None:
         return
+    taken = set(_TYPES[precision])
+    if precision in _STORED and target.float16_as_float32:
+        taken.add("float32")  # which is what 16 bits are there
     wrong: dict[str, list[str]] = {}
     for node in _matmuls(view):
         if precision in _STORED and _operands(view, node) != {None}:
             continue  # judged below by its 8-bit operands, whatever the type that DequantizeLinear gives them
-        kinds = {view.types.get(name, "unknown") for name in node.input[:2]} - set(_TYPES[precision])
-        if kinds and not set(node.input) & set(_STAYS_FLOAT32):
+        kinds = {view.types.get(name, "unknown") for name in node.input[:2]} - taken
+        if kinds and not _reads(node, STAYS_FLOAT32):
             wrong.setdefault(sorted(kinds)[0], []).append(node.name)
     for kind, names in wrong.items():
         yield names[0], f"{precision} was asked for, and {len(names)} MatMuls are {kind}, this the first of them"
@@ -77,7 +83,7 @@ def linears_are_quantized(view: GraphView, target: Target, precision: Precision 
         for node in _matmuls(view)
         if node.op_type != "MultiHeadAttention"
         and node.name not in inside
-        and not set(node.input) & set(_STAYS_FLOAT32)
+        and not _reads(node, STAYS_WIDE)
         and _operands(view, node) != {stored}
     ]
     if plain:
@@ -90,6 +96,10 @@ def attention_is_not_quantized(view: GraphView, target: Target, precision: Preci
         for node in (one.scores, one.mixed):
             if node is not None and _operands(view, node) != {None}:
                 yield node.name, "it multiplies quantised numbers; attention stays in 16 bits"
+
+
+def _reads(node: NodeProto, parts: tuple[str, ...]) -> bool:
+    return any(part in name for name in node.input for part in parts)
 
 
 def _operands(view: GraphView, node: NodeProto) -> set[str | None]:

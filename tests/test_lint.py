@@ -34,6 +34,7 @@ from vjepa2.errors import ExportError, LintError
 from vjepa2.export import pipeline
 from vjepa2.export.describe import ExportRequest
 from vjepa2.export.lint import RULES, LintReport, lint_file, lint_graph
+from vjepa2.export.lint_precision import STAYS_FLOAT32, STAYS_WIDE
 from vjepa2.export.lower import lower_graph
 from vjepa2.export.pipeline import export_bundle
 from vjepa2.export.targets import FACTS, TARGETS, TARGETS_OF, TargetName
@@ -230,7 +231,7 @@ BROKEN: dict[Spoil, tuple[TargetName, Any, str, str]] = {
     scale_scores: (TENSORRT_10, None, "scale_is_on_q_only", "scores are scaled; scale q before they are computed"),
     cast_scores: (TENSORRT_10, None, "has_no_cast_inside_attention", "cast q, k and v before it"),
     cast_weights: (TENSORRT_10, None, "has_no_cast_inside_attention", "cast q, k and v before it"),
-    leave: (TENSORRT_10, "fp16", "matmuls_are_as_asked", "fp16 was asked for, and 13 MatMuls are float32"),
+    leave: (TENSORRT_10, "fp16", "matmuls_are_as_asked", "fp16 was asked for, and 12 MatMuls are float32"),
     norm_in_fp16: (TENSORRT_10, "fp32", "layer_norms_are_float32", "it computes in float16"),
     use_other_folder: (TENSORRT_10, None, "weights_lie_inside", "it lies in '../weights.data', outside"),
     use_absolute: (TENSORRT_10, None, "weights_lie_inside", "outside the graph's folder"),
@@ -342,6 +343,22 @@ def test_another_precision_than_was_asked_for_is_an_error(
     report = lint_graph(graph, "tensorrt-11", precision=precision)
     assert rules_of(report) == {rule}
     assert reason in report.faults[0].reason
+
+
+def test_beside_8_bits_float32_is_right_where_16_bits_are_computed_as_float32() -> None:
+    graph = small_graph("float32", "int8")
+    assert lint_graph(graph, "onnxruntime", precision="int8").passed
+    report = lint_graph(graph, TENSORRT_10, precision="int8")
+    assert [fault.reason for fault in report.faults] == [
+        "int8 was asked for, and 2 MatMuls are float32, this the first of them"
+    ]
+
+
+def test_what_may_stay_wide_is_what_precision_leaves_so() -> None:
+    precision = pytest.importorskip("vjepa2.export.precision", exc_type=ImportError)
+    quantize = pytest.importorskip("vjepa2.export.quantize", exc_type=ImportError)
+    assert set(STAYS_FLOAT32) <= set(precision.FP32_TENSORS)
+    assert set(STAYS_WIDE) == set(STAYS_FLOAT32) | set(quantize.KEPT)
 
 
 def test_quantised_attention_is_an_error() -> None:
