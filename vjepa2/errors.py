@@ -39,6 +39,10 @@ class LintError(Vjepa2Error):
     exit_code: ClassVar[int] = 1  # looked at, and not good
 
 
+class CompileError(Vjepa2Error):
+    """An engine that cannot be built here, or not as asked."""
+
+
 class VideoError(Vjepa2Error):
     """A video that cannot be read, or has too few frames."""
 
