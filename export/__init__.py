@@ -1,1 +1,1 @@
-"""How an encoder becomes an engine: trace, lower, simplify, prove."""
+"""How an encoder becomes an engine: trace, lower, simplify, lint, prove."""

@@ -91,8 +91,10 @@ def make_batch_dynamic(graph: onnx.ModelProto) -> None:
     expands = [node for node in graph.graph.node if node.op_type == "Expand"]
     if not expands:
         return
-    first = graph.graph.input[0].name
-    made = [helper.make_node("Shape", [first], ["batch_1"], name="batch/Shape", start=0, end=1)]
+    name = graph.graph.input[0].name
+    cast = next((node for node in graph.graph.node if node.op_type == "Cast" and name in node.input), None)
+    pixels = cast.output[0] if cast else name  # TensorRT takes bytes into a Cast and nothing else
+    made = [helper.make_node("Shape", [pixels], ["batch_1"], name="batch/Shape", start=0, end=1)]
     for number, node in enumerate(expands):
         rest, whole = f"expand_{number}_rest", f"expand_{number}_shape"
         graph.graph.initializer.append(
@@ -100,9 +102,10 @@ def make_batch_dynamic(graph: onnx.ModelProto) -> None:
         )
         made.append(helper.make_node("Concat", ["batch_1", rest], [whole], name=f"{node.name}/Concat", axis=0))
         node.input[1] = whole
-    nodes = [*made, *graph.graph.node]
+    nodes = list(graph.graph.node)
+    at = nodes.index(cast) + 1 if cast else 0
     del graph.graph.node[:]
-    graph.graph.node.extend(nodes)
+    graph.graph.node.extend([*nodes[:at], *made, *nodes[at:]])
 
 
 def _portable(site: _Site) -> None:

@@ -17,7 +17,7 @@ from vjepa2.bundle import ONNXRUNTIME, PORTABLE, REFERENCE, WEIGHTS, Bundle
 from vjepa2.errors import ExportError, ParityError
 from vjepa2.extras import import_with_extra
 from vjepa2.headed import Headed, compute_outputs, count_frames, embed_clips
-from vjepa2.manifest import GraphInfo, Manifest, ParityVerdict, TensorInfo
+from vjepa2.manifest import GraphInfo, Manifest, ParityVerdict, Precision, TensorInfo
 from vjepa2.runtime.backends import Outputs, open_backend
 from vjepa2.runtime.backends.base import FramesArray, normalise
 from vjepa2.runtime.parity import GATES, Reference, check_parity, find_faults
@@ -26,9 +26,11 @@ from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, OutputName
 
 from .describe import ExportRequest, describe_export
 from .extras import ExtraArrays, describe_extras, make_extras
+from .lint import demand_clean, lint_file
 from .load_model import load_model
 from .lower import lower_graph, make_batch_dynamic
 from .simplify import NamedArrays, Simplification, simplify_graph
+from .targets import TARGETS_OF
 from .trace import trace_model
 from .weights_file import write_tensors
 
@@ -64,7 +66,9 @@ class ExportResult:
 def export_bundle(
     request: ExportRequest, path: str | Path, *, announce: Callable[[str], None] = lambda _: None
 ) -> ExportResult:
-    """Write the bundle of `request` at `path`, whole, or nothing; `ParityError` if a graph is outside its gate.
+    """Write the bundle of `request` at `path`, whole, or nothing.
+
+    `LintError` if a graph does not keep the rules of a target that it is for, `ParityError` if it is outside its gate.
 
     `announce` is called with the name of each stage as it begins.
     """
@@ -73,7 +77,7 @@ def export_bundle(
         provisional, graph, reference = _write_weights(request, draft.path, stages)
         gc.collect()  # the exporter's cycles would keep the weights beside those of ONNX Runtime
         graphs = {name: _write_graph(draft.path, name, graph, request, reference, stages) for name in _BACKENDS}
-        provisional = replace(provisional, graphs=graphs)
+        provisional = replace(provisional, graphs=_lint_graphs(draft.path, graphs, provisional.precision, stages))
         verdicts = _prove_graphs(Bundle(draft.path, provisional), reference, stages)
         with stages.stage("hash and sync"):
             manifest = draft.seal(replace(provisional, parity=verdicts))
@@ -191,6 +195,20 @@ def _runner(folder: Path, request: ExportRequest, reference: Reference) -> Calla
             file.unlink()
 
     return run
+
+
+def _lint_graphs(
+    folder: Path, graphs: dict[str, GraphInfo], precision: Precision, stages: Stages
+) -> dict[str, GraphInfo]:
+    """Hold each graph, as it lies in the file, to the rules of every target that it is for."""
+    linted = {}
+    for name, info in graphs.items():
+        with stages.stage(f"lint {name}"):
+            reports = lint_file(folder / name, TARGETS_OF[name], precision=precision)
+            demand_clean(name, reports)
+        refused: dict[str, str] = {report.target: report.refused for report in reports if report.refused is not None}
+        linted[name] = replace(info, targets=tuple(each.target for each in reports if each.passed), refused=refused)
+    return linted
 
 
 def _prove_graphs(bundle: Bundle, reference: Reference, stages: Stages) -> dict[str, ParityVerdict]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vjepa2.errors import BundleError
+from vjepa2.external_data import find_external_tensors
 from vjepa2.manifest import MAX_BYTES, FileInfo, Manifest, decode_manifest, encode_manifest
 from vjepa2.publish import explain, publish_folder, sha256_of, sync
 
@@ -35,6 +36,9 @@ class Bundle:
         _check_names(folder, manifest)
         for name, info in manifest.files.items():
             _check_file(folder / name, info)
+        for name in manifest.files:
+            if name.endswith(".onnx"):
+                _check_graph(folder / name, manifest)
         return cls(folder, manifest)
 
     @staticmethod
@@ -124,6 +128,21 @@ def _check_file(file: Path, info: FileInfo) -> None:
         raise BundleError(f"{file} has {size} bytes; its manifest says {info.bytes}: export again")
     if sha256_of(file) != info.sha256:
         raise BundleError(f"{file} was changed after export (sha256 differs); export again")
+
+
+def _check_graph(file: Path, manifest: Manifest) -> None:
+    """Refuse a graph that reads anything but hashed files: that its own hash is right says only that it was sealed."""
+    for tensor in find_external_tensors(file.read_bytes()):
+        info = manifest.files.get(tensor.location)
+        if info is None:
+            raise BundleError(
+                f"{file} keeps {tensor.name} in {tensor.location!r}; a graph reads nothing but files of its bundle"
+            )
+        end = tensor.offset + (tensor.length or 0)
+        if end > info.bytes:
+            raise BundleError(
+                f"{file} keeps {tensor.name} up to byte {end} of {tensor.location}, which has {info.bytes}"
+            )
 
 
 def _refuse_strangers(target: Path) -> None:

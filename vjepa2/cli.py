@@ -13,6 +13,7 @@ from vjepa2.extras import import_with_extra
 VERBS = {
     "export": ("vjepa2.export.cli", "export", "Weights to a proven ONNX bundle."),
     "compile": ("vjepa2.export.compile_cli", "tensorrt", "A bundle to a TensorRT engine for this machine's GPU."),
+    "inspect": ("vjepa2.export.inspect_cli", "export", "What a bundle or a graph is, and which targets take it."),
     "plan": ("vjepa2.export.plan_cli", "", "Memory and time of a model on each device, before building."),
     "finetune": ("vjepa2.finetune_cli", "finetune", "An encoder to a classifier of the images in a folder."),
     "embed": ("vjepa2.runtime.cli", "video", "Videos to embeddings."),

@@ -33,6 +33,12 @@ class ExportError(Vjepa2Error):
     """A graph that could not be made as it must be."""
 
 
+class LintError(Vjepa2Error):
+    """A graph that a target's importer would refuse, or would not compute as it should."""
+
+    exit_code: ClassVar[int] = 1  # looked at, and not good
+
+
 class CompileError(Vjepa2Error):
     """An engine that cannot be built here, or not as asked."""
 

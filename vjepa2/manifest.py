@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from vjepa2.errors import BundleError
@@ -73,6 +73,8 @@ class GraphInfo:
 
     nodes: int
     simplified: str  # what onnxsim did, or why its result was not kept
+    targets: tuple[str, ...] = ()  # whose lint it passed
+    refused: dict[str, str] = field(default_factory=dict)  # target -> why it takes no such precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
