@@ -1,0 +1,130 @@
+"""What do a decoder and its worker process say to each other, and to the caller in the end?"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
+
+from vjepa2.errors import BundleError, VideoError
+from vjepa2.manifest import CROP_DOWN, Crop
+from vjepa2.schema import read_record
+
+from .sampling import Pad
+
+Status = Literal["ok", "partial", "rejected"]
+MESSAGE_BYTES = 1 << 16
+_Message = TypeVar("_Message")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeLimits:
+    """What one video may cost; more is a rejection."""
+
+    memory_bytes: int = 1536 << 20  # address space of a worker, its libraries included
+    cpu_s: int = 300  # of a worker, from one clip to the next
+    deadline_s: float = 120.0  # of waiting for the next clip
+    file_bytes: int = 16 << 30
+    pixels: int = 8192 * 4096  # of a frame
+    frames: int = 5_000_000
+    duration_s: int = 86_400
+    open_files: int = 64
+    threads: int = 2  # of a worker: for decoding, and as many again for resizing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipRequest:
+    """What is wanted of a video: clips of `frames` frames of `height` x `width` pixels."""
+
+    frames: int
+    height: int  # pixels
+    width: int  # pixels
+    sampling: str = "uniform"  # see `runtime.sampling`
+    pad: Pad = "none"
+    crop: Crop = CROP_DOWN
+
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of one clip, uint8 RGB."""
+        return self.frames * self.height * self.width * 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoReport:
+    """How a video went: `ok`, `partial` or `rejected`, and why. Every frame that was asked for came, or it is not ok."""
+
+    status: Status
+    reason: str | None = None
+    frames: int | None = None  # that are there and could be decoded
+    expected: int | None = None  # that the container promises; None if it does not or was not asked
+    clips: int = 0
+
+    def __str__(self) -> str:
+        """`ok`, `partial (20 of 24 frames: why)` or `rejected (why)`."""
+        if self.status == "ok":
+            return "ok"
+        if self.status == "rejected":
+            return f"rejected ({self.reason})"
+        whole = "an unknown number of" if self.expected is None else self.expected
+        return f"partial ({self.frames} of {whole} frames: {self.reason})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A video for a worker; its descriptor and that of the shared memory come with it."""
+
+    request: ClipRequest
+    limits: DecodeLimits
+    slots: int  # clips that the shared memory holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipDone:
+    """A clip lies in a slot; the worker does not touch it again until it is told `FREE`."""
+
+    slot: int
+    number: int
+    clips: int  # that the video gives in all, if nothing fails
+    start_s: float  # from the first frame of the video
+    end_s: float  # of its last frame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The video is done with; a worker that has grown asks to be replaced."""
+
+    report: VideoReport
+    retire: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A worker has started, or says what it lacks."""
+
+    missing: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """A slot may be written again."""
+
+    slot: int = field(default=0)
+
+
+_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Job, ClipDone, Finished, Ready, Free)}
+
+
+def encode_message(message: Job | ClipDone | Finished | Ready | Free) -> bytes:
+    """One message as one datagram of JSON."""
+    return json.dumps({type(message).__name__: asdict(message)}).encode()
+
+
+def decode_message(data: bytes, *kinds: type[_Message]) -> _Message:
+    """A message of one of `kinds`; a `VideoError` for anything else, for a worker may have been taken over."""
+    try:
+        ((name, record),) = json.loads(data).items()
+        kind = _KINDS[name]
+        if kind not in kinds:
+            raise KeyError(name)
+        message: _Message = read_record(kind, record, name)
+    except (ValueError, AttributeError, KeyError, RecursionError, BundleError) as error:
+        raise VideoError(f"its decoder spoke out of turn ({error!r:.200})") from error
+    return message

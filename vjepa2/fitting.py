@@ -1,0 +1,132 @@
+"""How does a picture of any size become the pixels that the model was trained on, bit for bit as the reference does?
+
+Resizing is what torchvision does to uint8: columns first, then rows, each by antialiased bilinear weights that are
+rounded to 16 bits, each sum rounded to uint8. In floating point wide enough all of it is exact, so BLAS may do it.
+
+Axes: H, W pixels, C colours.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import floor
+
+import numpy as np
+import numpy.typing as npt
+
+from vjepa2.manifest import CROP_DOWN, Crop
+from vjepa2.spec import ClipSpec
+
+PixelArray = npt.NDArray[np.uint8]
+_RESIZE, _CROP = 256, 224  # resize to 256/224 of the crop, as in the original evaluations
+_BLOCK = 32  # new pixels that one matrix makes: fewer look at fewer zeros, more keep BLAS busy
+_STRIP = 64  # rows that a product takes at once: few enough for BLAS to leave threads to its caller
+_EXACT_BITS = 16  # of a weight: times 255 it fits the 24 bits of a float32
+
+
+def fit_pixels(frame_HWC: PixelArray, clip: ClipSpec, crop: Crop = CROP_DOWN) -> PixelArray:
+    """One uint8 frame resized to cover `clip` with its margin, then cropped at the centre: `[height, width, 3]`.
+
+    For a square clip this is transformers' VJEPA2VideoProcessor: the short side becomes int(size * 256 / 224), by
+    antialiased bilinear interpolation rounded to uint8, and an odd margin is rounded down, or as `crop` says.
+    """
+    old_height, old_width, _ = frame_HWC.shape
+    height, width = _resized(old_height, old_width, clip)
+    rows = _weigh(old_height, height, clip.height, crop)
+    columns = _weigh(old_width, width, clip.width, crop)
+    seen_HWC = frame_HWC[rows.first : rows.end, columns.first : columns.end]
+    strips = -(-len(seen_HWC) // _STRIP)
+    dtype = columns.blocks[0].weights.dtype
+    old_CHW = np.zeros((3, strips * _STRIP, seen_HWC.shape[1]), dtype)
+    old_CHW[:, : len(seen_HWC)] = seen_HWC.transpose(2, 0, 1)
+    narrow_CHW = _narrow(old_CHW.reshape(3 * strips, _STRIP, -1), columns, clip.width).reshape(3, -1, clip.width)
+    fitted_CHW = _shorten(narrow_CHW, rows, clip.height)
+    return np.ascontiguousarray(fitted_CHW.astype(np.uint8).transpose(1, 2, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some neighbouring new pixels: which old ones make them, and with which weights `[new, old]`."""
+
+    start: int  # of the new
+    first: int  # of the old, counted from the first one that is looked at
+    weights: npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One side of a picture: old pixels from `first` up to `end` are looked at."""
+
+    first: int
+    end: int
+    blocks: tuple[_Block, ...]
+
+
+def _narrow(strips_SHW: npt.NDArray[np.floating], side: _Side, width: int) -> npt.NDArray[np.floating]:
+    new_SHW = np.empty((*strips_SHW.shape[:2], width), strips_SHW.dtype)
+    for block in side.blocks:
+        new, old = block.weights.shape
+        seen_SHW = strips_SHW[:, :, block.first : block.first + old]
+        np.matmul(seen_SHW, block.weights.T, out=new_SHW[:, :, block.start : block.start + new])
+    return _round(new_SHW)
+
+
+def _shorten(rows_CHW: npt.NDArray[np.floating], side: _Side, height: int) -> npt.NDArray[np.floating]:
+    dtype = side.blocks[0].weights.dtype
+    rows_CHW = rows_CHW.astype(dtype, copy=False)
+    new_CHW = np.empty((3, height, rows_CHW.shape[2]), dtype)
+    for block in side.blocks:
+        new, old = block.weights.shape
+        seen_CHW = rows_CHW[:, block.first : block.first + old]
+        np.matmul(block.weights, seen_CHW, out=new_CHW[:, block.start : block.start + new])
+    return _round(new_CHW)
+
+
+def _round(sums: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Halves up, as adding half and shifting does; weights that sum to a hair above one do not reach 256."""
+    sums += 0.5
+    return np.floor(sums, out=sums)
+
+
+@lru_cache(maxsize=64)
+def _weigh(old: int, resized: int, kept: int, crop: Crop) -> _Side:
+    margin = (resized - kept) // 2 if crop == CROP_DOWN else round((resized - kept) / 2)
+    weights = [_triangle(old, resized, new) for new in range(resized)]
+    bits = _find_bits(max(float(row.max()) for _, row in weights))
+    dtype = np.float32 if bits <= _EXACT_BITS else np.float64
+    wanted = weights[margin : margin + kept]
+    first, end = wanted[0][0], max(start + len(row) for start, row in wanted)
+    blocks = []
+    for start in range(0, kept, _BLOCK):
+        part = wanted[start : start + _BLOCK]
+        begin, stop = part[0][0], max(old_start + len(row) for old_start, row in part)
+        matrix = np.zeros((len(part), stop - begin), dtype)
+        for line, (old_start, row) in zip(matrix, part, strict=True):
+            line[old_start - begin : old_start - begin + len(row)] = np.floor(row * 2**bits + 0.5) / 2**bits
+        blocks.append(_Block(start, begin - first, matrix))
+    return _Side(first, end, tuple(blocks))
+
+
+def _triangle(old: int, resized: int, new: int) -> tuple[int, npt.NDArray[np.float64]]:
+    """The first old pixel that makes a new one, and the weights from there on: they fall to both sides and sum to 1."""
+    scale = old / resized
+    reach, centre = max(scale, 1.0), scale * (new + 0.5)
+    first, end = max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), old)
+    row = np.maximum(0.0, 1 - np.abs((np.arange(first, end) - centre + 0.5) / reach))
+    return first, row / row.sum()
+
+
+def _find_bits(largest: float) -> int:
+    """Bits behind the point of a 16-bit weight: as many as leave the largest one positive, and at most 22."""
+    bits = 0
+    while bits < 22 and floor(largest * 2 ** (bits + 1) + 0.5) < 2**15:
+        bits += 1
+    return bits
+
+
+def _resized(height: int, width: int, clip: ClipSpec) -> tuple[int, int]:
+    """The size to which a frame is brought: one side is the clip's with its margin, the other is not smaller."""
+    if height * clip.width <= width * clip.height:
+        new_height = int(clip.height * _RESIZE / _CROP)
+        return new_height, int(new_height * width / height)
+    new_width = int(clip.width * _RESIZE / _CROP)
+    return int(new_width * height / width), new_width
