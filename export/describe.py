@@ -84,6 +84,7 @@ def describe_export(
         labels=labels,
         batch=request.batch,
         precision="fp32",
+        calibration=None,
         inputs=tuple(_with_batch(info, request.batch) for info in infos),
         outputs=tuple(_with_batch(info, request.batch) for info in outputs),
         preprocessing=Preprocessing(),

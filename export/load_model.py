@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from vjepa2.bundle import sha256_of
 from vjepa2.checkpoints import RANDOM, load_checkpoint
 from vjepa2.classifier_files import is_image_classifier, load_image_classifier
 from vjepa2.encoder import Encoder
@@ -21,6 +20,7 @@ from vjepa2.head_checkpoints import (
 from vjepa2.headed import ActionEncoder, Headed, PlainEncoder, PredictiveEncoder, with_pooler
 from vjepa2.heads import ImageClassifier
 from vjepa2.manifest import Source
+from vjepa2.publish import sha256_of
 from vjepa2.registry import RELEASES
 from vjepa2.spec import Head
 from vjepa2.weights import fill_random

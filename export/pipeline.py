@@ -20,7 +20,7 @@ from vjepa2.headed import ActionEncoder, Headed, compute_outputs, embed_clips
 from vjepa2.manifest import GraphInfo, Manifest, ParityVerdict, TensorInfo
 from vjepa2.runtime.backends import Outputs, open_backend
 from vjepa2.runtime.backends.base import FramesArray, normalise
-from vjepa2.runtime.parity import GATES, Reference, check_parity
+from vjepa2.runtime.parity import GATES, Reference, check_parity, find_faults
 from vjepa2.runtime.scenes import generate_scene
 from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, OutputName
 
@@ -202,5 +202,6 @@ def _prove_graphs(bundle: Bundle, reference: Reference, stages: Stages) -> dict[
         with stages.stage(f"prove {name}"), open_backend(bundle, backend_name) as backend:
             verdicts[name] = check_parity(reference, backend, gate)
         if not verdicts[name].passed:
-            raise ParityError(f"{name} is outside its gate, {gate}: {verdicts[name]}; no bundle was written")
+            faults = "; ".join(find_faults(verdicts[name], gate))
+            raise ParityError(f"{name} is outside its gate: {faults}; no bundle was written")
     return verdicts

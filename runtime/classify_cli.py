@@ -2,30 +2,20 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
 
 import click
 from rich.console import Console
 
 from vjepa2.outputs import write_json
 
-from .backends import BACKENDS
 from .embedding import EmbeddingEngine
 from .sampling import Pad
+from .video_options import video_options
 
 
 @click.command("classify")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@video_options
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes a video.")
-@click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}.")
-@click.option(
-    "--pad",
-    type=click.Choice(get_args(Pad)),
-    default="none",
-    show_default=True,
-    help="What to do with a video shorter than a clip.",
-)
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Clips a call.")
 @click.option("--json", "json_file", help="Write the classes as JSON; - is standard output, and nothing else is.")
 def classify_command(

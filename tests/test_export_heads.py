@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 
+from tests.conftest import usable_backends
 from vjepa2 import checkpoints, head_checkpoints
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, Bundle
 from vjepa2.checkpoints import Request, load_encoder
@@ -25,7 +26,6 @@ from vjepa2.head_specs import ActionSpec, PredictorSpec
 from vjepa2.headed import ActionEncoder, PredictiveEncoder
 from vjepa2.registry import Release
 from vjepa2.runtime import Reference, check_parity, open_backend
-from vjepa2.runtime.backends import BACKENDS
 from vjepa2.runtime.backends.base import FramesArray, normalise
 from vjepa2.runtime.parity import GATES
 from vjepa2.runtime.scenes import generate_scene
@@ -107,7 +107,7 @@ def test_every_head_is_proven_and_every_backend_runs_it(head: str, bundles: Call
     assert all(verdict.passed for verdict in manifest.parity.values())
     reference = Reference.load(bundle)
     assert set(reference.outputs.by_name()) == set(outputs)
-    for name in BACKENDS:
+    for name in usable_backends():
         with open_backend(bundle, name) as backend:
             assert check_parity(reference, backend, GATES["fp32"]).passed, name
 
@@ -138,7 +138,7 @@ def test_every_graph_is_static_and_has_its_scale_on_q(head: str, bundles: Callab
 def test_a_graph_of_any_batch_computes_each_clip_as_it_does_alone(head: str, tmp_path: Path) -> None:
     bundle = export_bundle(request_for(head, batch="dynamic"), tmp_path / "bundle").bundle
     reference = Reference.load(bundle)
-    for name in BACKENDS:
+    for name in usable_backends():
         with open_backend(bundle, name) as backend:
             got = backend.run(reference.frames_BTHWC, tuple(reference.outputs.by_name()), reference.inputs).by_name()
         for output, expected in reference.outputs.by_name().items():
@@ -150,7 +150,7 @@ def test_a_graph_of_two_clips_fills_up_its_extra_inputs_too(tmp_path: Path) -> N
     reference = Reference.load(bundle)
     expected = reference.outputs.predicted_BLD
     assert expected is not None
-    for name in BACKENDS:
+    for name in usable_backends():
         with open_backend(bundle, name) as backend:
             got = backend.run(reference.frames_BTHWC, ("predicted",), reference.inputs).predicted_BLD
         assert got is not None
@@ -176,7 +176,7 @@ def test_a_step_is_not_told_what_comes_after_it(bundles: Callable[[str], Bundle]
     reference, later = Reference.load(bundle), extras_of(bundle, 1)
     changed = dict(later)
     changed["actions"] = later["actions"] + np.eye(STEPS, dtype=np.float32)[-1][:, None]
-    for name in BACKENDS:
+    for name in usable_backends():
         with open_backend(bundle, name) as backend:
             runs = [backend.run(reference.frames_BTHWC[:1], ("predicted",), given) for given in (later, changed)]
         first, second = (run.predicted_BLD for run in runs)
@@ -204,7 +204,7 @@ def test_the_predictor_takes_all_tokens_if_nothing_else_is_said(tmp_path: Path) 
 # what is refused
 
 
-@pytest.mark.parametrize("backend_name", BACKENDS)
+@pytest.mark.parametrize("backend_name", usable_backends())
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -51,11 +51,18 @@ MAY_IMPORT = {
     "runtime/cli.py": {"numpy", "click", "rich"},
     "runtime/classify_cli.py": {"click", "rich"},
     "runtime/run_cli.py": {"numpy", "click", "rich"},
+    "runtime/video_options.py": {"click"},
     "runtime/embedding.py": {"numpy", "rich"},
     "runtime/video.py": {"numpy", "av"},
     "runtime/parquet.py": {"pyarrow"},
     "runtime/backends/pytorch.py": {"numpy", "torch"},
     "runtime/backends/onnxrt.py": {"numpy", "onnxruntime"},
+    "runtime/backends/ov.py": {"openvino"},
+    "runtime/backends/choice.py": set(),
+    "runtime/backends/placement.py": set(),
+    "runtime/doctor.py": set(),
+    "runtime/doctor_cli.py": {"click", "rich"},
+    "runtime/gpus.py": set(),
 }
 # rooms that a file may look into, apart from the core, which all may
 MODEL = {
@@ -145,6 +152,7 @@ def run_blocked(blocked: set[str], statement: str) -> subprocess.CompletedProces
         ("import vjepa2.cli", {"click"}),
         ("import vjepa2.runtime", {"numpy", "rich"}),
         ("import vjepa2.runtime.cli", {"numpy", "rich", "click"}),
+        ("import vjepa2.runtime.doctor_cli", {"numpy", "rich", "click"}),
         ("import vjepa2.export.compile", {"click"}),
     ],
 )

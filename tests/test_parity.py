@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from vjepa2.bundle import REFERENCE, Bundle
-from vjepa2.errors import BundleError
+from vjepa2.errors import BundleError, SpecError
+from vjepa2.manifest import Precision
 from vjepa2.runtime import Backend, Outputs, Reference, check_parity, open_backend
-from vjepa2.runtime.backends.base import FramesArray, InputArray
-from vjepa2.runtime.parity import GATES, measure, shuffle_frames
+from vjepa2.runtime.backends.base import FloatArray, FramesArray, InputArray
+from vjepa2.runtime.parity import GATES, compare_outputs, find_faults, measure, shuffle_frames
 from vjepa2.spec import OutputName
 
 GATE = GATES["fp32"]
@@ -19,6 +20,8 @@ GATE = GATES["fp32"]
 
 class Fake:
     """A backend that answers from the reference, with something wrong if asked for."""
+
+    name = "fake"
 
     def __init__(self, reference: Reference, *, wrong: str = "") -> None:
         self.reference = reference
@@ -65,9 +68,10 @@ def test_what_export_wrote_passes(name: str, reference: Reference, exported: Pat
 
 def test_the_same_numbers_pass(reference: Reference) -> None:
     backend: Backend = Fake(reference)  # type: ignore[assignment]
-    verdict = check_parity(reference, backend, GATE)
-    assert verdict.passed
-    assert verdict.relative_max == 0
+    for gate in GATES.values():
+        verdict = check_parity(reference, backend, gate)
+        assert verdict.passed
+        assert (verdict.relative_max, verdict.proved_by, verdict.accepted) == (0, "fake", {})
 
 
 @pytest.mark.parametrize("wrong", ["one token", "nan", "scaled", "embedding", "blind"])
@@ -86,14 +90,14 @@ def test_a_single_wrong_token_hides_in_the_mean(reference: Reference) -> None:
 
 
 def test_figures_are_those_of_the_textbook() -> None:
-    cosine, relative = measure(np.array([[[1, 0], [3, 4]]], np.float32), np.array([[[1, 0], [3, 0]]], np.float32))
-    assert cosine == pytest.approx(0.6)
+    cosines, relative = measure(np.array([[[1, 0], [3, 4]]], np.float32), np.array([[[1, 0], [3, 0]]], np.float32))
+    assert cosines.tolist() == [[1.0, pytest.approx(0.6)]]
     assert relative == pytest.approx(1.0)
 
 
 def test_nothing_but_zeros_is_not_a_number() -> None:
-    cosine, _ = measure(np.ones((1, 2, 3), np.float32), np.zeros((1, 2, 3), np.float32))
-    assert np.isnan(cosine)
+    cosines, _ = measure(np.ones((1, 2, 3), np.float32), np.zeros((1, 2, 3), np.float32))
+    assert np.isnan(cosines).all()
 
 
 def test_shuffled_frames_are_the_same_frames_elsewhere() -> None:
@@ -119,3 +123,100 @@ def test_a_reference_with_something_missing_is_refused(bundle_copy: Path) -> Non
     np.savez(bundle_copy / REFERENCE, frames_BTHWC=np.zeros(1))
     with pytest.raises(BundleError, match=r"lacks \['embeddings_BD', 'norms_BN', 'tokens_BND'\]; export again"):
         Reference.load(bundle)
+
+
+RNG = np.random.default_rng(0)
+TOKENS_BND = RNG.standard_normal((1, 200, 16)).astype(np.float32)
+NORMS_BN = np.ones((1, 200), np.float32)
+
+
+def spoil(count: int, size: float, *, seed: int = 1) -> FloatArray:
+    """The tokens with noise of `size` on the first `count`."""
+    noise = np.random.default_rng(seed).standard_normal((count, 16)) * size
+    spoilt = TOKENS_BND.copy()
+    spoilt[0, :count] += noise.astype(np.float32)
+    return spoilt
+
+
+def judge(precision: Precision, tokens_BND: FloatArray, norms_BN: FloatArray = NORMS_BN) -> list[str]:
+    gate = GATES[precision]
+    return compare_outputs({"tokens": TOKENS_BND}, {"tokens": tokens_BND}, norms_BN, gate.quiet).faults(gate)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "wrong"),
+    [
+        (200, 0.005, []),
+        (1, 0.05, []),
+        (1, 3.0, ["token_worst"]),
+        (4, 0.08, ["token_p01"]),
+        (150, 0.02, ["token_median"]),
+        (1, float("nan"), ["token_worst", "token_p01", "token_median", "token_cosine", "token_p01", "token_median"]),
+    ],
+)
+def test_sixteen_bits_lose_little_of_any_token(count: int, size: float, wrong: list[str]) -> None:
+    faults = judge("fp16", spoil(count, size))
+    assert [fault.split()[0] for fault in faults][: len(wrong)] == wrong
+    assert bool(faults) == bool(wrong)
+
+
+def test_quiet_tokens_are_counted_and_told_but_do_not_count() -> None:
+    norms = NORMS_BN.copy()
+    norms[0, :5] = 0.09
+    gate = GATES["bf16"]
+    figures = compare_outputs({"tokens": TOKENS_BND}, {"tokens": spoil(5, 3.0)}, norms, gate.quiet)
+    assert not figures.faults(gate)
+    assert figures.quiet_tokens == 5
+    assert figures.quiet_cosine is not None
+    assert figures.quiet_cosine < 0.9
+    norms[0, :5] = 0.11
+    assert judge("bf16", spoil(5, 3.0), norms)
+    norms[0, :5] = 0.09
+    assert judge("fp32", spoil(5, 3.0), norms), "in float32 every token counts"
+    assert judge("int8", spoil(5, 3.0), norms), "in 8 bits too"
+
+
+def test_a_quiet_token_that_is_no_number_fails() -> None:
+    norms = NORMS_BN.copy()
+    norms[0, 0] = 0.01
+    assert "quiet_cosine is no number" in judge("fp16", spoil(1, float("nan")), norms)
+
+
+def test_eight_bits_keep_the_class() -> None:
+    gate = GATES["int8"]
+    logits = np.array([[0.0, 1.0, 2.0, 40.0, 40.1]], np.float32)
+    swapped = np.array([[0.0, 1.0, 2.0, 40.1, 40.0]], np.float32)
+    expected: dict[OutputName, FloatArray] = {"tokens": TOKENS_BND, "logits": logits}
+    figures = compare_outputs(expected, {"tokens": TOKENS_BND, "logits": swapped}, NORMS_BN, gate.quiet)
+    assert figures.faults(gate) == ["agreement is 0, must be at least 0.99"]
+
+
+def test_less_is_accepted_by_name_and_the_verdict_says_so(reference: Reference) -> None:
+    backend: Backend = Fake(reference, wrong="one token")  # type: ignore[assignment]
+    gate = GATES["fp16"]
+    refused = check_parity(reference, backend, gate)
+    assert not refused.passed
+    limits = {"token_worst": -0.5, "token_p01": 0.1}
+    verdict = check_parity(reference, backend, gate.accept(limits))
+    assert verdict.passed
+    assert verdict.accepted == limits
+    assert any(fault.startswith("token_worst is") for fault in find_faults(refused, gate))
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"token_worst": 0.995}, "token_worst=0.995 asks for no less than the gate's 0.99; leave it out"),
+        ({"token_worst": float("nan")}, "token_worst=nan asks for no less"),
+        ({"tokens": 0.5}, "has no limit tokens; it has embedding=0.9999, token_worst=0.99"),
+        ({"relative_max": 1.0}, "has no limit relative_max"),
+        ({"quiet": 0.5}, "has no limit quiet"),
+    ],
+)
+def test_what_is_not_less_is_refused(limits: dict[str, float], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        GATES["fp16"].accept(limits)
+
+
+def test_a_larger_difference_may_be_accepted() -> None:
+    assert GATES["fp32"].accept({"relative_max": 1e-3}).accepted == {"relative_max": 1e-3}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from vjepa2.bundle import sha256_of
 from vjepa2.checkpoint_files import (
     CONFIG,
     SafetensorsState,
@@ -20,6 +19,7 @@ from vjepa2.errors import CheckpointError
 from vjepa2.filling import fill_module
 from vjepa2.manifest import Source
 from vjepa2.names import HUGGING_FACE_OTHERS, META_OTHERS, huggingface_names, meta_name
+from vjepa2.publish import sha256_of
 from vjepa2.registry import FILES, RELEASES, find_release
 from vjepa2.spec import ClipSpec, ModelSpec
 from vjepa2.weights import RANDOM_WARNING, fill_random

@@ -10,12 +10,13 @@ from vjepa2.head_specs import HeadParts
 from vjepa2.schema import read_record
 from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, Head, ModelSpec
 
-SCHEMA = 2
+SCHEMA = 3
 MAX_BYTES = 4 * 2**20
 
 GraphInput = Literal["frames", "pixel_values_videos"]
 Transform = Literal["none", "transposed", "folded"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+CalibrationMethod = Literal["percentile", "entropy"]
 Batch = int | Literal["dynamic"]
 # of the margin that is cut away: an odd one is not halved alike in transformers (down) and the original repository
 Crop = Literal["centre, odd margins rounded down", "centre, odd margins rounded half to even"]
@@ -88,14 +89,30 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityVerdict:
-    """The worst figures of one graph over the clips that export tried, against PyTorch float32."""
+    """The worst figures of one graph over the clips that were tried, against PyTorch float32; cosines in float64."""
 
+    proved_by: str  # the backend that ran the graph, or "evaluator": float32, rounded to what the graph declares
     clips: int
     embedding_cosine: float | None  # of the worst of what is one vector a clip; None if nothing is
-    token_cosine: float  # of the worst token, of the encoder's or predicted
+    token_cosine: float  # of the worst token that counts, of the encoder's or predicted
+    token_p01: float  # first percentile of those that count, of the worst clip
+    token_median: float  # of all tokens, of the worst clip
+    quiet_tokens: int  # most in a clip, that do not count: a tiny norm before the final LayerNorm
+    quiet_cosine: float | None  # of the worst of these
+    agreement: float | None  # of a head's likeliest classes with the reference's
     relative_max: float  # max |difference| / max |reference|
     probe_cosine: float  # worst token of the same frames shuffled; must be clearly below 1
+    accepted: dict[str, float]  # limits of the gate that a user put lower, by name
     passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """How the ranges of activations were found, of a bundle with 8-bit Linears."""
+
+    method: CalibrationMethod
+    clips: int
+    source: str  # of the clips: generated, or the name of a folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +128,7 @@ class Manifest:
     labels: tuple[str, ...] | None
     batch: Batch
     precision: Precision
+    calibration: Calibration | None  # of activations in 8 bits
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     preprocessing: Preprocessing
@@ -136,9 +154,17 @@ class Manifest:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The canonical JSON of `manifest`, closed by the hash of what precedes it."""
-    record = asdict(manifest)
-    body = _canonical(record)
-    return _canonical({**record, "self_sha256": hashlib.sha256(body).hexdigest()})
+    return seal_record(asdict(manifest))
+
+
+def hash_manifest(manifest: Manifest) -> str:
+    """The `self_sha256` of a manifest: what an engine calls its bundle by."""
+    return hashlib.sha256(_canonical(asdict(manifest))).hexdigest()
+
+
+def seal_record(record: dict[str, object]) -> bytes:
+    """Canonical JSON of `record`, closed by `self_sha256` over what precedes it."""
+    return _canonical({**record, "self_sha256": hashlib.sha256(_canonical(record)).hexdigest()})
 
 
 def decode_manifest(data: bytes) -> Manifest:
