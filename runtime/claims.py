@@ -32,7 +32,8 @@ class Claims:
 class Found:
     """What was read of it."""
 
-    frames: int
+    frames: int  # that are shown
+    hidden: int  # that are there to be decoded alone: an edit list cuts them off
     end_s: float  # of the last packet of any stream
     frame_s: float  # how long a frame lasts on average
     fault: str | None  # where reading stopped, or what was wrong on the way
@@ -40,14 +41,15 @@ class Found:
 
 def find_loss(found: Found, claims: Claims, structure: str | None) -> tuple[int | None, str | None]:
     """How many frames there should be, if that is known, and why fewer were found; None if nothing is missing."""
-    if claims.frames is not None and claims.frames != found.frames:
-        return claims.frames, found.fault or structure or f"its header promises {claims.frames}"
+    promised = None if claims.frames is None else claims.frames - found.hidden
+    if promised is not None and promised != found.frames:
+        return promised, found.fault or structure or f"its header promises {promised}"
     faulty = found.fault or structure
-    short_s = 0.0 if claims.frames is not None or claims.end_s is None else claims.end_s - found.end_s
+    short_s = 0.0 if promised is not None or claims.end_s is None else claims.end_s - found.end_s
     if short_s > found.frame_s / 2 + _SLACK_S:
         missing = max(1, round(short_s / found.frame_s)) if found.frame_s else 1
         return (
             found.frames + missing,
             faulty or f"it says it lasts {claims.end_s:.3f} s and ends at {found.end_s:.3f} s",
         )
-    return claims.frames, faulty
+    return promised, faulty

@@ -19,13 +19,25 @@ from .video_options import video_options
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Clips a call.")
 @click.option("--json", "json_file", help="Write the classes as JSON; - is standard output, and nothing else is.")
 def classify_command(
-    bundle: Path, videos: tuple[Path, ...], top: int, backend: str, pad: Pad, batch_size: int, json_file: str | None
+    bundle: Path,
+    videos: tuple[Path, ...],
+    top: int,
+    backend: str,
+    sampling: str,
+    pad: Pad,
+    batch_size: int,
+    json_file: str | None,
 ) -> None:
     """Name the likeliest classes of VIDEOS with BUNDLE, which has a classifier: one line a video."""
     console = Console(stderr=True)
     with EmbeddingEngine.open(bundle, backend) as engine:
         results = engine.classify(
-            list(videos), top=top, batch_size=batch_size, pad=pad, show_progress_bar=console.is_terminal
+            list(videos),
+            top=top,
+            batch_size=batch_size,
+            sampling=sampling,
+            pad=pad,
+            show_progress_bar=console.is_terminal,
         )
         manifest, ran = engine.backend.bundle.manifest, engine.backend
     if json_file != "-":

@@ -1,8 +1,14 @@
-"""What do a decoder and its worker process say to each other, and to the caller in the end?"""
+"""What do a decoder and its worker process say to each other, and to the caller in the end?
+
+Axes: T frames, H, W pixels, C colours.
+"""
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from vjepa2.errors import BundleError, VideoError
 from vjepa2.manifest import CROP_DOWN, Crop
@@ -11,8 +17,8 @@ from vjepa2.schema import read_record
 from .sampling import Pad
 
 Status = Literal["ok", "partial", "rejected"]
+FramesArray = npt.NDArray[np.uint8]
 MESSAGE_BYTES = 1 << 16
-_Message = TypeVar("_Message")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +55,13 @@ class ClipRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoReport:
-    """How a video went: `ok`, `partial` or `rejected`, and why. Every frame that was asked for came, or it is not ok."""
+    """How a video went, and why. Unless every frame that was asked for came, it is not `ok`."""
 
     status: Status
     reason: str | None = None
     frames: int | None = None  # that are there and could be decoded
     expected: int | None = None  # that the container promises; None if it does not or was not asked
+    hidden: int = 0  # that are there and not to be shown, as an edit list says
     clips: int = 0
 
     def __str__(self) -> str:
@@ -65,6 +72,17 @@ class VideoReport:
             return f"rejected ({self.reason})"
         whole = "an unknown number of" if self.expected is None else self.expected
         return f"partial ({self.frames} of {whole} frames: {self.reason})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledClip:
+    """A clip of a video, `[T, H, W, 3]` uint8, the caller's to keep, and where in the video it lies."""
+
+    frames_THWC: FramesArray
+    number: int
+    clips: int  # that the video gives in all
+    start_s: float | None  # from the first frame of the video; None of an array, which has no clock
+    end_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,22 +127,23 @@ class Free:
     slot: int = field(default=0)
 
 
+Message = Job | ClipDone | Finished | Ready | Free
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Job, ClipDone, Finished, Ready, Free)}
 
 
-def encode_message(message: Job | ClipDone | Finished | Ready | Free) -> bytes:
+def encode_message(message: Message) -> bytes:
     """One message as one datagram of JSON."""
     return json.dumps({type(message).__name__: asdict(message)}).encode()
 
 
-def decode_message(data: bytes, *kinds: type[_Message]) -> _Message:
+def decode_message(data: bytes, *kinds: type[Message]) -> Message:
     """A message of one of `kinds`; a `VideoError` for anything else, for a worker may have been taken over."""
     try:
         ((name, record),) = json.loads(data).items()
         kind = _KINDS[name]
         if kind not in kinds:
             raise KeyError(name)
-        message: _Message = read_record(kind, record, name)
+        message: Message = read_record(kind, record, name)
     except (ValueError, AttributeError, KeyError, RecursionError, BundleError) as error:
         raise VideoError(f"its decoder spoke out of turn ({error!r:.200})") from error
     return message

@@ -9,11 +9,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from vjepa2.errors import MissingDependencyError, VideoError
 
@@ -25,12 +23,13 @@ from .decode_messages import (
     Finished,
     Free,
     Job,
+    Message,
     Ready,
+    SampledClip,
     decode_message,
     encode_message,
 )
 
-FramesArray = npt.NDArray[np.uint8]
 _SCRIPT = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -62,12 +61,13 @@ class DecodeProcess:
         except VideoError:
             self.close()
             raise
+        assert isinstance(ready, Ready)
         if ready.missing:
             self.close()
             raise MissingDependencyError(ready.missing)
 
-    def run(self, file: int, request: ClipRequest) -> Iterator[tuple[ClipDone, FramesArray] | Finished]:
-        """Each clip of an open video, `[T, H, W, 3]` uint8 and the caller's to keep; then how it went.
+    def run(self, file: int, request: ClipRequest) -> Iterator[SampledClip | Finished]:
+        """Each clip of an open video, then how it went.
 
         A `VideoError` if the worker was too slow, spoke nonsense or died; it is then good for nothing but `close`.
         """
@@ -83,24 +83,29 @@ class DecodeProcess:
             if isinstance(message, Finished):
                 yield message
                 return
+            assert isinstance(message, ClipDone)
             if not 0 <= message.slot < slots:
                 raise VideoError(f"its decoder spoke out of turn (slot {message.slot} of {slots})")
             start = message.slot * request.clip_bytes
             clip = np.frombuffer(shared, np.uint8, request.clip_bytes, start).copy()
             self._send(Free(message.slot))
-            yield message, clip.reshape(request.frames, request.height, request.width, 3)
+            yield SampledClip(
+                frames_THWC=clip.reshape(request.frames, request.height, request.width, 3),
+                number=message.number,
+                clips=message.clips,
+                start_s=message.start_s,
+                end_s=message.end_s,
+            )
 
     def kill(self) -> None:
         """End the worker at once; from any thread. Whoever waits for it learns that it died."""
         with self._ended:
-            if self._process.returncode is None:
-                self._process.kill()
+            self._process.kill()
+            self._process.wait()
 
     def close(self) -> None:
         """End the worker and free what it held. Safe to call twice."""
         self.kill()
-        with self._ended:
-            self._process.wait()
         assert self._process.stderr is not None
         self._process.stderr.close()
         self._channel.close()
@@ -132,8 +137,7 @@ class DecodeProcess:
         except OSError as error:
             raise self._explain_death() from error
 
-    def _receive(self, *kinds: type, within_s: float) -> ClipDone | Finished | Ready:
-        ends_s = time.monotonic() + within_s
+    def _receive(self, *kinds: type[Message], within_s: float) -> Message:
         try:
             self._channel.settimeout(within_s)
             data = self._channel.recv(MESSAGE_BYTES)

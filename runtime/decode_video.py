@@ -67,7 +67,7 @@ def _decode(slots: "_Slots", file: int) -> VideoReport:
                 done += 1
     if done < len(chosen_KT):
         raise VideoError("it has no frame that can be decoded; it is damaged")
-    return _judge(index.total, len(reader.lost), index.expected, index.loss, done)
+    return _judge(index, len(reader.lost), done)
 
 
 def _limit_cpu(limits: DecodeLimits) -> None:
@@ -76,13 +76,17 @@ def _limit_cpu(limits: DecodeLimits) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + limits.cpu_s + 1, hard))
 
 
-def _judge(total: int, lost: int, expected: int | None, loss: str | None, clips: int) -> VideoReport:
-    if not lost and not loss:
-        return VideoReport(status="ok", frames=total, expected=expected, clips=clips)
-    reason = loss or f"{lost} could not be decoded"
-    if expected is None and not loss:
-        expected = total
-    return VideoReport(status="partial", reason=reason, frames=total - lost, expected=expected, clips=clips)
+def _judge(index: video.VideoIndex, lost: int, clips: int) -> VideoReport:
+    whole = not lost and not index.loss
+    expected = index.total if lost and not index.loss else index.expected
+    return VideoReport(
+        status="ok" if whole else "partial",
+        reason=None if whole else index.loss or f"{lost} could not be decoded",
+        frames=index.total - lost,
+        expected=expected,
+        hidden=index.hidden,
+        clips=clips,
+    )
 
 
 class _Fitting:
@@ -131,7 +135,9 @@ class _Slots:
     def put(self, number: int, chosen_KT: IndexArray, starts_s: npt.NDArray[np.float64], fitted: _Fitting) -> None:
         """Lay down clip `number` as soon as there is room, and say so."""
         while not self._free:
-            self._free.append(decode_message(self._parent.recv(MESSAGE_BYTES), Free).slot)
+            message = decode_message(self._parent.recv(MESSAGE_BYTES), Free)
+            assert isinstance(message, Free)
+            self._free.append(message.slot)
         slot, request = self._free.pop(), self.job.request
         shape = request.frames, request.height, request.width, 3
         clip_THWC = np.frombuffer(self._shared, np.uint8, request.clip_bytes, slot * request.clip_bytes)

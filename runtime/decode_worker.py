@@ -37,7 +37,7 @@ def run_worker(channel: int, lifeline: int) -> None:
             if not data:
                 return
             job = decode_message(data, Job, Free)
-            if isinstance(job, Free):  # of the video before
+            if not isinstance(job, Job):  # a slot of the video before is free
                 continue
             _limit_process(job.limits)
             report = decode(parent, job, *files)

@@ -4,35 +4,18 @@ Every video is decoded in a process of its own kind, which may be killed; what c
 """
 
 import os
-import queue
 import stat
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-import numpy.typing as npt
+from vjepa2.errors import VideoError
 
-from vjepa2.errors import MissingDependencyError, VideoError
-
-from .decode_messages import ClipRequest, DecodeLimits, Finished, VideoReport
+from .decode_messages import ClipRequest, DecodeLimits, Finished, SampledClip, VideoReport
 from .decode_process import DecodeProcess
 
-FramesArray = npt.NDArray[np.uint8]
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampledClip:
-    """A clip of a video, `[T, H, W, 3]` uint8, the caller's to keep, and where in the video it lies."""
-
-    frames_THWC: FramesArray
-    number: int
-    clips: int  # that the video gives in all
-    start_s: float  # from the first frame of the video
-    end_s: float
 
 
 class Reading:
@@ -56,25 +39,16 @@ class Reading:
             os.close(file)
 
     def _run(self, file: int) -> Iterator[SampledClip]:
-        worker, keep = self._decoder.take_worker(), False
-        clips = 0
+        worker, keep, clips = self._decoder.take_worker(), False, 0
         try:
             for event in worker.run(file, self._request):
                 if isinstance(event, Finished):
                     self.report, keep = event.report, not event.retire
                 else:
-                    done, frames = event
                     clips += 1
-                    yield SampledClip(
-                        frames_THWC=frames,
-                        number=done.number,
-                        clips=done.clips,
-                        start_s=done.start_s,
-                        end_s=done.end_s,
-                    )
+                    yield event
         except VideoError as error:
-            reason = "the decoder was closed" if self._decoder.closed else str(error)
-            self.report = VideoReport(status="rejected", reason=reason, clips=clips)
+            self.report = VideoReport(status="rejected", reason=str(error), clips=clips)
         finally:
             self._decoder.give_back(worker, keep)
 
@@ -86,13 +60,12 @@ class VideoDecoder:
         if workers < 1:
             raise ValueError(f"workers is {workers}; it must be at least 1")
         self.limits = limits or DecodeLimits()
-        self.closed = False
         self._owner = os.getpid()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._unused = workers  # how many more may be at work
+        self._idle: list[DecodeProcess] = []
         self._busy: set[DecodeProcess] = set()
-        self._idle: queue.LifoQueue[DecodeProcess | None] = queue.LifoQueue()
-        for _ in range(workers):
-            self._idle.put(None)
 
     def open(self, path: str | Path, request: ClipRequest) -> Reading:
         """The clips of a video, one after another, and then its report: for long videos and sliding windows."""
@@ -106,48 +79,52 @@ class VideoDecoder:
         return ([] if reading.report.status == "rejected" else clips), reading.report
 
     def take_worker(self) -> DecodeProcess:
-        """Wait for a worker that is free, and start one if it was never started. `give_back` must follow."""
+        """Wait for a worker that is free, and start one if there is none yet. `give_back` must follow."""
         if self._owner != os.getpid():
             raise RuntimeError("a VideoDecoder cannot be used after a fork; make one in the new process")
-        worker = self._idle.get()
-        try:
-            if self.closed:
+        with self._changed:
+            self._changed.wait_for(lambda: self._unused or self._closed.is_set())
+            if self._closed.is_set():
                 raise VideoError("the decoder was closed; make another one")
+            self._unused -= 1
+            worker = self._idle.pop() if self._idle else None
+        try:
             worker = worker or DecodeProcess(self.limits)
-            with self._lock:
-                self._busy.add(worker)
-        except (VideoError, MissingDependencyError, OSError):
-            self._idle.put(None)
+        except BaseException:
+            self._leave_place()
             raise
-        if self.closed:  # in the meantime
-            worker.kill()
+        with self._changed:
+            self._busy.add(worker)
+            if self._closed.is_set():  # in the meantime
+                worker.kill()
         return worker
 
     def give_back(self, worker: DecodeProcess, keep: bool) -> None:
         """Let others have a worker; one that is not to be kept is ended, and a new one starts when needed."""
-        with self._lock:
+        with self._changed:
             self._busy.discard(worker)
-            keep = keep and not self.closed
+            keep = keep and not self._closed.is_set()
+            if keep:
+                self._idle.append(worker)
         if not keep:
             worker.close()
-        self._idle.put(worker if keep else None)
+        self._leave_place()
 
     def close(self) -> None:
         """End every worker, those at work too: their videos are rejected. Safe to call twice, from any thread."""
-        with self._lock:
-            self.closed = True
+        with self._changed:
+            self._closed.set()
+            idle, self._idle = self._idle, []
             for worker in self._busy:
                 worker.kill()
-        idle = []
-        try:
-            while True:
-                idle.append(self._idle.get_nowait())
-        except queue.Empty:
-            pass
+            self._changed.notify_all()
         for worker in idle:
-            if worker:
-                worker.close()
-            self._idle.put(None)
+            worker.close()
+
+    def _leave_place(self) -> None:
+        with self._changed:
+            self._unused += 1
+            self._changed.notify()
 
     def __enter__(self) -> "VideoDecoder":
         """The decoder itself."""

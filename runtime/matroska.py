@@ -5,56 +5,80 @@ Its frames are counted nowhere, so a piece that is cut out leaves no other trace
 
 import os
 import zlib
+from dataclasses import dataclass
 
 _SEGMENT, _CLUSTER, _CRC = 0x18538067, 0x1F43B675, 0xBF
 _HEADER = 0x1A45DFA3
 _IN_SEGMENT = {
     0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1254C367, 0x1941A469, 0x1043A770, _CLUSTER,
 }  # fmt: skip  # SeekHead, Info, Tracks, Cues, Tags, Attachments, Chapters
-_IN_CLUSTER = {0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF}  # Timestamp, SilentTracks, Position, PrevSize, blocks
+_BLOCKS = {0xA3, 0xA0}
+_NUMBERS = {0xE7, 0xA7, 0xAB}  # Timestamp, Position, PrevSize: eight bytes at most
+_IN_CLUSTER = _BLOCKS | _NUMBERS | {0x5854}  # SilentTracks
 _ANYWHERE = {_CRC, 0xEC}  # Void
 _CHUNK = 1 << 20  # bytes
 
 
-def find_damage(file: int) -> str | None:
-    """What is wrong with the structure of an open file, or None. Live streams, of unknown size, are walked too."""
-    size = os.fstat(file).st_size
-    place, fault = _skip_header(file, size)
-    while place < size and not fault:
-        place, fault = _walk_element(file, place, size)
-    return fault
+@dataclass(slots=True)
+class _Walk:
+    """What was seen on the way through the elements of a file."""
+
+    file: int
+    size: int  # bytes
+    blocks: int = 0
+    fault: str | None = None
 
 
-def _skip_header(file: int, size: int) -> tuple[int, str | None]:
-    name, length, body = _read_element(file, 0)
-    if name != _HEADER or length is None or body + length > size:
-        return 0, "its first element is not Matroska's header"
-    return body + length, None
+def find_damage(file: int, packets: int) -> str | None:
+    """What is wrong with the structure of an open file that gave `packets` of all streams, or None.
+
+    Live streams, of unknown size, are walked too.
+    """
+    walk = _Walk(file, os.fstat(file).st_size)
+    place = _skip_header(walk)
+    while place < walk.size and not walk.fault:
+        place = _walk_element(walk, place)
+    if not walk.fault and packets < walk.blocks:
+        return f"it holds {walk.blocks} blocks, of which {packets} could be read"
+    return walk.fault
 
 
-def _walk_element(file: int, place: int, size: int) -> tuple[int, str | None]:
+def _skip_header(walk: _Walk) -> int:
+    name, length, body = _read_element(walk.file, 0)
+    if name != _HEADER or length is None or body + length > walk.size:
+        walk.fault = "its first element is not Matroska's header"
+        return 0
+    return body + length
+
+
+def _walk_element(walk: _Walk, place: int) -> int:
     """The place after an element, or after the head of one that holds others."""
-    name, length, body = _read_element(file, place)
+    name, length, body = _read_element(walk.file, place)
     if name != _SEGMENT and name not in _IN_SEGMENT | _IN_CLUSTER | _ANYWHERE:
-        return place, f"what stands at byte {place} is no element of Matroska"
-    if length is not None and body + length > size:
-        return place, f"the file ends at byte {size}, inside an element that reaches to byte {body + length}"
-    if length is None or name == _SEGMENT:
-        return body, None if name in (_SEGMENT, _CLUSTER) else f"the element at byte {place} has no size"
-    if not _matches_checksum(file, body, length):
-        return place, f"the element at byte {place} does not match its checksum"
+        walk.fault = f"what stands at byte {place} is no element of Matroska"
+    elif length is None and name not in (_SEGMENT, _CLUSTER):
+        walk.fault = f"the element at byte {place} has no size"
+    elif length is not None and body + length > walk.size:
+        walk.fault = f"the file ends at byte {walk.size}, inside an element that reaches to byte {body + length}"
+    elif length is not None and name != _SEGMENT and not _matches_checksum(walk.file, body, length):
+        walk.fault = f"the element at byte {place} does not match its checksum"
+    if walk.fault or length is None or name == _SEGMENT:
+        return body
+    walk.blocks += name in _BLOCKS
     if name == _CLUSTER:
-        return _walk_cluster(file, body, body + length)
-    return body + length, None
+        _walk_cluster(walk, body, body + length)
+    return body + length
 
 
-def _walk_cluster(file: int, place: int, end: int) -> tuple[int, str | None]:
-    while place < end:
-        name, length, body = _read_element(file, place)
-        if name not in _IN_CLUSTER | _ANYWHERE or length is None or body + length > end:
-            return place, f"what stands at byte {place} does not fit into its cluster"
+def _walk_cluster(walk: _Walk, place: int, end: int) -> None:
+    while place < end and not walk.fault:
+        name, length, body = _read_element(walk.file, place)
+        walk.blocks += name in _BLOCKS
+        fits = length is not None and body + length <= end and (name not in _NUMBERS or length <= 8)
+        if name not in _IN_CLUSTER | _ANYWHERE or length is None or not fits:
+            walk.fault = f"what stands at byte {place} does not fit into its cluster"
+            return
         place = body + length
-    return end, None
 
 
 def _matches_checksum(file: int, body: int, length: int) -> bool:

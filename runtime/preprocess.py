@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa2.errors import VideoError
-from vjepa2.manifest import CROP_DOWN, Crop
 from vjepa2.fitting import fit_pixels
+from vjepa2.manifest import CROP_DOWN, Crop
 from vjepa2.spec import ClipSpec
 
 FramesArray = npt.NDArray[np.uint8]

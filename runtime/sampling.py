@@ -30,6 +30,11 @@ class Sampling:
     number: float | None = None  # frames a second, frames from one to the next, segments, frames from window to window
     step: int | None = None  # frames from one to the next, within a segment or window
 
+    @property
+    def several(self) -> bool:
+        """Whether a video may give more than one clip."""
+        return self.name in ("segments", "window")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footage:
@@ -47,7 +52,7 @@ def parse_sampling(text: str) -> Sampling:
     form = _FORM.fullmatch(text)
     if not form or form[1] not in _CHOOSE:
         raise VideoError(f"sampling is {text!r}; it must be one of {SAMPLINGS}")
-    name, number, step = form[1], form[2] and float(form[2]), form[3] and int(form[3])
+    name, number, step = form[1], float(form[2]) if form[2] else None, int(form[3]) if form[3] else None
     bare, whole, steps = name in ("uniform", "window"), name != "fps", name in ("segments", "window")
     if number is None and not bare:
         raise VideoError(f"sampling is {text!r}; {name} takes a number, as in {name}:2")
@@ -70,7 +75,7 @@ def choose_frames(sampling: Sampling, footage: Footage) -> IndexArray:
 
 
 def _uniform(_: Sampling, footage: Footage) -> IndexArray:
-    """transformers' default: arange(T) * total // T."""
+    """What transformers does by default: arange(T) * total // T."""
     _refuse_short(footage, footage.total, footage.count)
     spread = np.arange(footage.count, dtype=np.int64) * max(footage.total, footage.count) // footage.count
     return np.minimum(spread, footage.total - 1)[None]
@@ -109,11 +114,16 @@ def _segment(footage: Footage, part: int, span: int, step: int) -> IndexArray:
     """A clip of `span` frames at the start of a part, spread as the loader does: T numbers from 0 to `span`, cut."""
     count = footage.count
     if part > span:
-        return np.clip(np.linspace(0, span, num=count), 0, span - 1).astype(np.int64)
+        return _to_numbers(np.linspace(0, span, num=count), span)
     _refuse_short(footage, part, span)
     there = part // step
     numbers = np.concatenate((np.linspace(0, part, num=there), np.full(count - there, part)))
-    return np.clip(numbers, 0, part - 1).astype(np.int64)
+    return _to_numbers(numbers, part)
+
+
+def _to_numbers(places: npt.NDArray[np.float64], end: int) -> IndexArray:
+    numbers: IndexArray = np.clip(places, 0, end - 1).astype(np.int64)
+    return numbers
 
 
 def _window(sampling: Sampling, footage: Footage) -> IndexArray:
@@ -127,7 +137,8 @@ def _window(sampling: Sampling, footage: Footage) -> IndexArray:
     seen = (fits - 1) * stride + span if fits else 0
     more = footage.pad == "repeat-last" and seen < footage.total and fits * stride < footage.total
     starts = np.arange(fits + more, dtype=np.int64) * stride
-    return np.minimum(starts[:, None] + np.arange(footage.count, dtype=np.int64) * step, footage.total - 1)
+    numbers: IndexArray = starts[:, None] + np.arange(footage.count, dtype=np.int64) * step
+    return np.minimum(numbers, footage.total - 1)
 
 
 def _refuse_short(footage: Footage, there: int, needed: int) -> None:

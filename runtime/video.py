@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -18,14 +19,15 @@ from av.video.reformatter import VideoReformatter
 
 from vjepa2.errors import VideoError
 
+from . import isobmff, matroska
 from .claims import Claims, Found, find_loss
 from .decode_messages import DecodeLimits
-from .matroska import find_damage
 
 PixelArray = npt.NDArray[np.uint8]
 IndexArray = npt.NDArray[np.int64]
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,flv,asf,ogg,mxf"
-_SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # to a keyframe, exactly
+_MP4, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
+_SEEKABLE = (_MP4, _MATROSKA)  # to a keyframe, exactly
 _NO_TIMES = ("avi", "h264", "hevc", "m4v", "mpegvideo")  # what they give for times is made up
 Frame = av.VideoFrame
 Opened = tuple[av.container.InputContainer, av.video.stream.VideoStream]
@@ -43,6 +45,7 @@ class VideoIndex:
     starts_s: npt.NDArray[np.float64]  # of each frame and, last, of the end; the first frame is at 0
     rate_hz: float | None
     expected: int | None  # frames that the container promises; None if it does not
+    hidden: int  # frames that are not to be shown, as the container says
     loss: str | None  # why not everything promised is there
 
 
@@ -52,6 +55,11 @@ class _Packets:
     keys: list[bool]
     end: int = 0  # ticks
     last_end_s: float = 0.0  # of any stream
+    count: int = 0  # of all streams
+    bytes: int = 0  # of all streams
+    hidden: int = 0  # of this stream, but not to be shown
+    decoded_to: int | None = None  # ticks
+    gap: str | None = None
     fault: str | None = None
 
 
@@ -103,9 +111,9 @@ def index_video(file: int, limits: DecodeLimits) -> VideoIndex:
     starts_s = _start_times(times, packets.end, float(tick_s), total, rate)
     if starts_s[-1] > limits.duration_s:
         raise VideoError(f"it lasts {starts_s[-1]:.0f} s; at most {limits.duration_s} are read")
-    found = Found(frames=total, end_s=packets.last_end_s, frame_s=starts_s[-1] / total, fault=packets.fault)
-    structure = find_damage(file) if format_name == "matroska,webm" else None
-    expected, loss = find_loss(found, claims, structure)
+    end_s = packets.last_end_s if times is None else max(packets.last_end_s, float(times[0] * tick_s) + starts_s[-1])
+    found = Found(frames=total, hidden=packets.hidden, end_s=end_s, frame_s=starts_s[-1] / total, fault=packets.fault)
+    expected, loss = find_loss(found, claims, _find_damage(file, format_name, packets))
     return VideoIndex(
         times=times,
         keys=np.flatnonzero(np.array(packets.keys)[order]),
@@ -114,8 +122,18 @@ def index_video(file: int, limits: DecodeLimits) -> VideoIndex:
         starts_s=starts_s,
         rate_hz=float(rate) if rate else None,
         expected=expected,
+        hidden=packets.hidden,
         loss=loss,
     )
+
+
+def _find_damage(file: int, format_name: str, packets: _Packets) -> str | None:
+    """What is wrong with a container's structure, where it is one that is known here."""
+    if format_name == _MATROSKA:
+        return matroska.find_damage(file, packets.count)
+    if format_name != _MP4:
+        return None
+    return packets.gap or isobmff.find_damage(file, packets.bytes)
 
 
 def _read_packets(
@@ -128,12 +146,15 @@ def _read_packets(
             if not packet.size:
                 continue
             end = (packet.pts if packet.pts is not None else packet.dts or 0) + (packet.duration or 0)
+            packets.count, packets.bytes = packets.count + 1, packets.bytes + packet.size
             packets.last_end_s = max(packets.last_end_s, float(end * packet.time_base) if packet.time_base else 0.0)
             if packet.stream.index != stream.index:
                 continue
+            _find_gap(packets, packet)
             if packet.is_corrupt:
                 packets.fault = packets.fault or f"packet {len(packets.times)} is cut or damaged"
             if packet.is_discard or (hides and not bytes(packet)[0] & 16):  # VP8: a picture that is not shown
+                packets.hidden += 1
                 continue
             packets.times.append(packet.pts)
             packets.keys.append(packet.is_keyframe)
@@ -145,15 +166,24 @@ def _read_packets(
     return packets
 
 
+def _find_gap(packets: _Packets, packet: av.Packet) -> None:
+    """Where every packet says how long it lasts, the next one begins when it ends, or something is wrong."""
+    if packet.dts is None:
+        return
+    if packets.decoded_to is not None and 2 * abs(packet.dts - packets.decoded_to) > (packet.duration or 0):
+        packets.gap = packets.gap or f"packet {len(packets.times)} does not begin where the one before it ends"
+    packets.decoded_to = packet.dts + (packet.duration or 0)
+
+
 def _start_times(
     times: IndexArray | None, end: int, tick_s: float, total: int, rate: Fraction | None
 ) -> npt.NDArray[np.float64]:
     if times is None:
-        starts_s: npt.NDArray[np.float64] = np.arange(total + 1) / float(rate or 1)
-        return starts_s
+        return np.arange(total + 1, dtype=np.float64) / float(rate or 1)
     usual = int(np.median(np.diff(times))) if total > 1 else 0
     last = max(end, int(times[-1]) + usual if end <= times[-1] else end)
-    return (np.append(times, last) - times[0]) * tick_s
+    starts_s: npt.NDArray[np.float64] = (np.append(times, last) - times[0]) * tick_s
+    return starts_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +197,8 @@ class Turn:
 
 def find_turn(frame: av.VideoFrame) -> Turn:
     """What a frame's display matrix asks for; ask one frame of a video only, for asking keeps it in memory."""
-    matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    found: Any = frame.side_data  # a list of them, whatever PyAV's stub says
+    matrix = next((bytes(data) for data in found if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
         return Turn()
     right_x, right_y, _, down_x, down_y = np.frombuffer(matrix, np.int32)[:5].tolist()

@@ -7,17 +7,18 @@ from typing import TypeVar, get_args
 import click
 
 from .backends import BACKENDS
-from .sampling import Pad
+from .sampling import SAMPLINGS, Pad
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def video_options(command: Command) -> Command:
-    """Add BUNDLE VIDEOS... --backend --pad, in that order, to a click command that has these parameters."""
+    """Add BUNDLE VIDEOS... --backend --sampling --pad, in that order, to a click command that has these parameters."""
     options = (
         click.argument("bundle", type=click.Path(path_type=Path)),
         click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path)),
         click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}."),
+        click.option("--sampling", default="uniform", show_default=True, help=f"Which frames: {SAMPLINGS}."),
         click.option(
             "--pad",
             type=click.Choice(get_args(Pad)),

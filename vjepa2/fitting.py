@@ -84,7 +84,8 @@ def _shorten(rows_CHW: npt.NDArray[np.floating], side: _Side, height: int) -> np
 def _round(sums: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Halves up, as adding half and shifting does; weights that sum to a hair above one do not reach 256."""
     sums += 0.5
-    return np.floor(sums, out=sums)
+    np.floor(sums, out=sums)
+    return sums
 
 
 @lru_cache(maxsize=64)
