@@ -16,7 +16,7 @@ class Claims:
     end_s: float | None
 
     @classmethod
-    def of(cls, frames: int, tags: Mapping[str, str], duration: int | None, ticks_a_second: int) -> "Claims":
+    def of(cls, frames: int, tags: Mapping[str, str], lasts_s: float | None) -> "Claims":
         """From the header's number of frames and duration, or from the tags that Matroska has of a stream."""
         counted = tags.get("NUMBER_OF_FRAMES", tags.get("NUMBER_OF_FRAMES-eng", ""))
         if not frames and counted.isascii() and counted.isdigit():
@@ -25,7 +25,7 @@ class Claims:
         if clock:
             hours, minutes, seconds = map(float, clock.groups())
             return cls(frames or None, 3600 * hours + 60 * minutes + seconds)
-        return cls(frames or None, duration / ticks_a_second if duration else None)
+        return cls(frames or None, lasts_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class DecodeProcess:
     """One worker. Not for two threads at once, but for `kill`."""
 
     def __init__(self, limits: DecodeLimits) -> None:
-        self._limits = limits
+        self._limits = replace(limits, deadline_s=float(limits.deadline_s))  # messages are read strictly
         self._memory: tuple[int, mmap.mmap] | None = None
         self._ended = threading.Lock()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

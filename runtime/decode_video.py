@@ -32,6 +32,7 @@ from .decode_messages import (
 )
 from .frame_reader import FrameReader
 from .sampling import Footage, IndexArray, choose_frames, parse_sampling
+from .video_index import VideoIndex, index_video
 
 
 def decode_video(parent: socket.socket, job: Job, file: int, memory: int) -> VideoReport:
@@ -52,7 +53,7 @@ def _decode(slots: "_Slots", file: int) -> VideoReport:
     request, limits = slots.job.request, slots.job.limits
     _limit_cpu(limits)
     sampling = parse_sampling(request.sampling)
-    index = video.index_video(file, limits)
+    index = index_video(file, limits)
     footage = Footage(total=index.total, count=request.frames, rate_hz=index.rate_hz, pad=request.pad, name="it")
     chosen_KT = choose_frames(sampling, footage)
     reader = FrameReader(file, index, limits)
@@ -76,7 +77,7 @@ def _limit_cpu(limits: DecodeLimits) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + limits.cpu_s + 1, hard))
 
 
-def _judge(index: video.VideoIndex, lost: int, clips: int) -> VideoReport:
+def _judge(index: VideoIndex, lost: int, clips: int) -> VideoReport:
     whole = not lost and not index.loss
     expected = index.total if lost and not index.loss else index.expected
     return VideoReport(

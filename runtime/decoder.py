@@ -39,8 +39,9 @@ class Reading:
             os.close(file)
 
     def _run(self, file: int) -> Iterator[SampledClip]:
-        worker, keep, clips = self._decoder.take_worker(), False, 0
+        worker, keep, clips = None, False, 0
         try:
+            worker = self._decoder.take_worker()
             for event in worker.run(file, self._request):
                 if isinstance(event, Finished):
                     self.report, keep = event.report, not event.retire
@@ -50,7 +51,8 @@ class Reading:
         except VideoError as error:
             self.report = VideoReport(status="rejected", reason=str(error), clips=clips)
         finally:
-            self._decoder.give_back(worker, keep)
+            if worker:
+                self._decoder.give_back(worker, keep)
 
 
 class VideoDecoder:

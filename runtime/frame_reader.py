@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from vjepa2.errors import VideoError
 
 from .decode_messages import DecodeLimits
-from .video import DAMAGE, Frame, Opened, VideoIndex, open_video
+from .video import DAMAGE, Frame, Opened, open_video
+from .video_index import VideoIndex
 
 Picture = tuple[int, Frame]
 _WORTH = 4  # frames that must be saved before a seek pays

@@ -18,9 +18,19 @@ class _Walk:
     """What was seen on the way through the boxes of a file."""
 
     fragments: list[int]  # their sequence numbers
+    heads: int = 0
     strange: str | None = None  # the first box of a kind that is not known
     fragment_bytes: int = 0  # of media, behind the first fragment
     fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """What is inside a box."""
+
+    file: int
+    start: int
+    length: int
 
 
 def find_damage(file: int, packet_bytes: int) -> str | None:
@@ -40,7 +50,7 @@ def find_damage(file: int, packet_bytes: int) -> str | None:
 
 def _walk_boxes(file: int) -> _Walk:
     walk, size, place = _Walk([]), os.fstat(file).st_size, 0
-    while place < size:
+    while place < size and not walk.fault:
         head = os.pread(file, 24, place)
         length, kind, body = int.from_bytes(head[:4], "big"), head[4:8], 8
         if length == _LONG:
@@ -49,20 +59,28 @@ def _walk_boxes(file: int) -> _Walk:
             length = size - place
         if length < body or place + length > size:
             walk.fault = f"the box at byte {place} has {length} bytes, and the file {size - place} from there on"
-            return walk
-        if kind == b"moof":
-            walk.fragments.append(_sequence_number(file, place + body))
-        elif kind == b"mdat" and walk.fragments:
-            walk.fragment_bytes += length - body
-        elif kind not in _KNOWN:
-            walk.strange = walk.strange or f"what stands at byte {place} is no box of a file in fragments"
+        else:
+            _look_at(walk, kind, place, _Body(file, place + body, length - body))
         place += length
     return walk
 
 
-def _sequence_number(file: int, body: int) -> int:
+def _look_at(walk: _Walk, kind: bytes, place: int, body: _Body) -> None:
+    if kind == b"moov":
+        walk.heads += 1
+        if walk.heads > 1:
+            walk.fault = f"a second video begins before byte {place}"
+    elif kind == b"moof":
+        walk.fragments.append(_sequence_number(body))
+    elif kind == b"mdat" and walk.fragments:
+        walk.fragment_bytes += body.length
+    elif kind not in _KNOWN:
+        walk.strange = walk.strange or f"what stands at byte {place} is no box of a file in fragments"
+
+
+def _sequence_number(body: _Body) -> int:
     """Of a fragment, from the box that must come first in it; -1 if it does not."""
-    head = os.pread(file, 16, body)
+    head = os.pread(body.file, 16, body.start)
     return int.from_bytes(head[12:16], "big") if head[4:8] == b"mfhd" and len(head) == 16 else -1
 
 

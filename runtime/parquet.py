@@ -11,7 +11,7 @@ from .embedding import EncodedClips
 
 
 def write_embeddings(stream: BinaryIO, videos: Sequence[Path], rows: EncodedClips, facts: Mapping[str, object]) -> None:
-    """One row a clip: `video start_s end_s embedding model backend precision bundle`; the fourth as lists of one size."""
+    """One row a clip: `video start_s end_s embedding model backend precision bundle`; a list of D floats."""
     count, dim = rows.values.shape
     columns = {
         "video": pa.array([str(videos[place.video]) for place in rows.places]),

@@ -1,7 +1,6 @@
 """What becomes of thousands of spoilt videos: `python -m tests.fuzz_video 2000`, or `make fuzz-video`."""
 
 import json
-import os
 import resource
 import sys
 import tempfile
@@ -90,7 +89,7 @@ def _links(folder: Path) -> list[str]:
     links = []
     for entry in folder.iterdir():
         try:
-            links.append(f"{entry.name} {os.readlink(entry)}")
+            links.append(f"{entry.name} {entry.readlink()}")
         except FileNotFoundError:  # the one that lists the folder
             continue
     return links

@@ -39,12 +39,12 @@ def paint(height: int, width: int) -> npt.NDArray[np.uint8]:
 
 def import_processor() -> Any:
     """The processor's class, with the two operators declared that torchvision's own library would bring."""
-    import torch
+    import torch  # noqa: PLC0415  (first, to declare them in)
 
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    from transformers import VJEPA2VideoProcessor
+    from transformers import VJEPA2VideoProcessor  # noqa: PLC0415
 
     return VJEPA2VideoProcessor
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 TARGET = Path(__file__).parent / "data" / "loader_indices.json"
-# frames of the video, its rate, frames a clip, frames a second, frames from one to the next, clips
+# frames of the video, its rate, frames a clip, frames a second, step, clips
 CASES = [
-    *[(total, rate, 16, fps, None, 1) for total in (300, 97, 64, 30, 7) for rate, fps in ((25, 4), (29.97, 4), (30, 1))],
+    *[(total, rate, 16, fps, None, 1) for total in (300, 97, 64, 7) for rate, fps in ((25, 4), (29.97, 4), (30, 1))],
     *[(total, 30, count, None, step, clips) for total in (325, 128, 64, 40) for count in (8, 16) for step, clips in
       ((4, 1), (4, 2), (2, 3), (1, 8))],
 ]  # fmt: skip

@@ -25,10 +25,11 @@ def write(
     source: str = "rgb24",
     times_s: Sequence[float] | None = None,
     options: dict[str, str] | None = None,
+    container_format: str | None = None,
 ) -> Path:
     """Encode frames of format `source` at 8 a second, or shown at `times_s`; two B-frames and a short GOP in H.264."""
     own = {"g": "12", "bf": "2", "x264-params": "asm=0"} if codec == "libx264" else {}
-    with av.open(str(file), "w", options={"fflags": "bitexact"}) as container:
+    with av.open(str(file), "w", container_format, options={"fflags": "bitexact"}) as container:
         stream: Any = container.add_stream(codec, rate=8, options=own | (options or {}))
         stream.height, stream.width, stream.pix_fmt = frames[0].shape[0], frames[0].shape[1], pixels
         stream.codec_context.thread_count = 1
