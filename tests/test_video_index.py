@@ -25,19 +25,19 @@ def decoder() -> Iterator[VideoDecoder]:
 
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mkv", "a.webm", "a.ts"])
-@pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("part", [0.5, 0.7, 0.95])
 def test_a_truncated_file_is_partial_and_its_clip_is_of_what_is_left(
     name: str, part: float, decoder: VideoDecoder, scene: FramesArray, tmp_path: Path
 ) -> None:
     codec = "libvpx" if name == "a.webm" else "mpeg4"
     file = write(tmp_path / name, scene, codec, options={"g": "4"})
+    left = decode_all(file)
     os.truncate(file, int(file.stat().st_size * part))
     clips, report = decoder.read(file, replace(REQUEST, pad="repeat-last"))
-    assert report.status == "partial"
+    assert report.status == "partial", report
     assert report.frames is not None
     assert 0 < report.frames < 24
     assert len(clips) == 1
-    left = decode_all(file)
     exact = []
     for total in (report.frames, report.frames + 1):  # the last picture may be there in part, and is lost
         chosen = np.minimum(np.arange(8) * max(8, total) // 8, report.frames - 1)
