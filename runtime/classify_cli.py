@@ -16,12 +16,20 @@ from .video_options import video_options
 @click.command("classify")
 @video_options
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes a video.")
+@click.option(
+    "--views",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Crops of a video whose probabilities are averaged: 1 in the centre, or 3, as in the original evaluations.",
+)
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Clips a call.")
 @click.option("--json", "json_file", help="Write the classes as JSON; - is standard output, and nothing else is.")
 def classify_command(
     bundle: Path,
     videos: tuple[Path, ...],
     top: int,
+    views: int,
     backend: str,
     sampling: str,
     pad: Pad,
@@ -34,6 +42,7 @@ def classify_command(
         results = engine.classify(
             list(videos),
             top=top,
+            views=views,
             batch_size=batch_size,
             sampling=sampling,
             pad=pad,
@@ -51,6 +60,7 @@ def classify_command(
         record = {
             "bundle": str(bundle),
             "backend": ran.name,
+            "views": views,
             "warning": manifest.source.warning,
             "videos": [{"video": str(video), **asdict(row)} for video, row in zip(videos, results, strict=True)],
         }

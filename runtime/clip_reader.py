@@ -1,6 +1,6 @@
 """Which clips does an app get of a video, be it a path or an array?
 
-Axes: T frames, H, W pixels.
+Axes: V views, T frames, H, W pixels.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from vjepa2.spec import ClipSpec
 from .backends.base import FramesArray
 from .decode_messages import ClipRequest, SampledClip, VideoReport
 from .decoder import VideoDecoder
-from .preprocess import fit_clip
+from .preprocess import fit_views
 from .sampling import Footage, Pad, choose_frames, parse_sampling
 
 Video = str | Path | npt.NDArray[np.uint8]
@@ -38,13 +38,14 @@ class ClipReader:
         frames, height, width, _ = manifest.frames_shape
         return cls(ClipRequest(frames=frames, height=height, width=width, crop=manifest.preprocessing.crop))
 
-    def read(self, video: Video, sampling: str = "uniform", pad: Pad = "none") -> Iterator[SampledClip]:
+    def read(self, video: Video, sampling: str = "uniform", pad: Pad = "none", views: int = 1) -> Iterator[SampledClip]:
         """Each clip of a video; a `VideoError` before the first if it is refused, after the last if it is damaged."""
-        if isinstance(video, np.ndarray):
-            yield from self._cut(video, sampling, pad)
-            return
         parse_sampling(sampling)
-        reading = self.decoder.open(video, replace(self._request, sampling=sampling, pad=pad))
+        request = replace(self._request, sampling=sampling, pad=pad, views=views)
+        if isinstance(video, np.ndarray):
+            yield from self._cut(video, request)
+            return
+        reading = self.decoder.open(video, request)
         yield from reading
         assert reading.report is not None
         if reading.report.status != "ok":
@@ -71,13 +72,15 @@ class ClipReader:
         """Close."""
         self.close()
 
-    def _cut(self, video_THWC: FramesArray, sampling: str, pad: Pad) -> Iterator[SampledClip]:
-        footage = Footage(total=len(video_THWC), count=self._request.frames, pad=pad, name="the array")
-        chosen_KT = choose_frames(parse_sampling(sampling), footage)
+    def _cut(self, video_THWC: FramesArray, request: ClipRequest) -> Iterator[SampledClip]:
+        footage = Footage(total=len(video_THWC), count=request.frames, pad=request.pad, name="the array")
+        chosen_KT = choose_frames(parse_sampling(request.sampling), footage)
         for number, frames in enumerate(chosen_KT):
             there, back = np.unique(frames, return_inverse=True)
-            fitted = fit_clip([video_THWC[index] for index in there], self._clip, self._request.crop)
-            yield SampledClip(frames_THWC=fitted[back], number=number, clips=len(chosen_KT), start_s=None, end_s=None)
+            fitted = fit_views([video_THWC[index] for index in there], self._clip, request.views, request.crop)
+            yield SampledClip(
+                views_VTHWC=fitted[:, back], number=number, clips=len(chosen_KT), start_s=None, end_s=None
+            )
 
 
 def explain_refusal(video: str | Path, report: VideoReport) -> str:

@@ -1,6 +1,6 @@
 """What do a decoder and its worker process say to each other, and to the caller in the end?
 
-Axes: T frames, H, W pixels, C colours.
+Axes: V views, T frames, H, W pixels, C colours.
 """
 
 import json
@@ -46,11 +46,17 @@ class ClipRequest:
     sampling: str = "uniform"  # see `runtime.sampling`
     pad: Pad = "none"
     crop: Crop = CROP_DOWN
+    views: int = 1  # crops of each clip: one in the centre, or more along its longer side
 
     @property
     def clip_bytes(self) -> int:
-        """Bytes of one clip, uint8 RGB."""
-        return self.frames * self.height * self.width * 3
+        """Bytes of one clip in all its views, uint8 RGB."""
+        return self.views * self.frames * self.height * self.width * 3
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int, int]:
+        """Of one clip in all its views, `[V, T, H, W, 3]`."""
+        return self.views, self.frames, self.height, self.width, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +82,20 @@ class VideoReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledClip:
-    """A clip of a video, `[T, H, W, 3]` uint8, the caller's to keep, and where in the video it lies."""
+    """A clip of a video, `[V, T, H, W, 3]` uint8, the caller's to keep, and where in the video it lies."""
 
-    frames_THWC: FramesArray
+    views_VTHWC: FramesArray
     number: int
     clips: int  # that the video gives in all
     start_s: float | None  # from the first frame of the video; None of an array, which has no clock
     end_s: float | None
+
+    @property
+    def frames_THWC(self) -> FramesArray:  # noqa: N802
+        """The only view of a clip that has one, `[T, H, W, 3]`."""
+        assert len(self.views_VTHWC) == 1
+        frames_THWC: FramesArray = self.views_VTHWC[0]
+        return frames_THWC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,7 @@ class DecodeProcess:
             clip = np.frombuffer(shared, np.uint8, request.clip_bytes, start).copy()
             self._send(Free(message.slot))
             yield SampledClip(
-                frames_THWC=clip.reshape(request.frames, request.height, request.width, 3),
+                views_VTHWC=clip.reshape(request.clip_shape),
                 number=message.number,
                 clips=message.clips,
                 start_s=message.start_s,

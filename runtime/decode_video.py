@@ -1,6 +1,6 @@
 """What does the worker do with one video: packets, frames, clips in shared memory, and a judgement?
 
-Axes: K clips, T frames, H, W pixels, C colours.
+Axes: K clips, V views, T frames, H, W pixels, C colours.
 """
 
 import mmap
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa2.errors import VideoError
-from vjepa2.fitting import PixelArray, fit_pixels
+from vjepa2.fitting import PixelArray
 from vjepa2.spec import ClipSpec
 
 from . import video
@@ -31,6 +31,7 @@ from .decode_messages import (
     encode_message,
 )
 from .frame_reader import FrameReader
+from .preprocess import fit_frame
 from .sampling import Footage, IndexArray, choose_frames, parse_sampling
 from .video_index import VideoIndex, index_video
 
@@ -94,7 +95,7 @@ class _Fitting:
     """Frames on their way to the clip's size, by number, in threads beside the decoder."""
 
     def __init__(self, pool: ThreadPoolExecutor, request: ClipRequest, threads: int) -> None:
-        self._pool, self._crop, self._ahead = pool, request.crop, 2 * threads
+        self._pool, self._request, self._ahead = pool, request, 2 * threads
         self._clip = ClipSpec(frames=1, height=request.height, width=request.width, tubelet=1, patch=1)
         self._frames: dict[int, Future[PixelArray]] = {}
         self._pending: deque[Future[PixelArray]] = deque()
@@ -110,10 +111,10 @@ class _Fitting:
         self._frames[number] = self._pool.submit(self._fit, frame, self._turn)
         self._pending.append(self._frames[number])
 
-    def take(self, numbers: IndexArray, clip_THWC: PixelArray) -> None:
+    def take(self, numbers: IndexArray, clip_VTHWC: PixelArray) -> None:
         """Write a clip."""
         for place, number in enumerate(numbers.tolist()):
-            clip_THWC[place] = self._frames[number].result()
+            clip_VTHWC[:, place] = self._frames[number].result()
 
     def forget(self, before: int) -> None:
         """Drop the frames below a number."""
@@ -122,7 +123,7 @@ class _Fitting:
 
     def _fit(self, frame: video.Frame, turn: video.Turn) -> PixelArray:
         painter = self._painters.__dict__.setdefault("painter", video.Painter())
-        return fit_pixels(painter.paint(frame, turn), self._clip, self._crop)
+        return fit_frame(painter.paint(frame, turn), self._clip, self._request.views, self._request.crop)
 
 
 class _Slots:
@@ -140,9 +141,8 @@ class _Slots:
             assert isinstance(message, Free)
             self._free.append(message.slot)
         slot, request = self._free.pop(), self.job.request
-        shape = request.frames, request.height, request.width, 3
-        clip_THWC = np.frombuffer(self._shared, np.uint8, request.clip_bytes, slot * request.clip_bytes)
-        fitted.take(chosen_KT[number], clip_THWC.reshape(shape))
+        clip_VTHWC = np.frombuffer(self._shared, np.uint8, request.clip_bytes, slot * request.clip_bytes)
+        fitted.take(chosen_KT[number], clip_VTHWC.reshape(request.clip_shape))
         fitted.forget(int(chosen_KT[number + 1, 0]) if number + 1 < len(chosen_KT) else 0)
         first, last = chosen_KT[number, 0], chosen_KT[number, -1]
         self._parent.send(

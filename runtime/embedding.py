@@ -2,21 +2,20 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError, VideoError
 from vjepa2.spec import OutputName
 
 from .backends import Backend, open_backend
-from .backends.base import FloatArray
+from .backends.base import FloatArray, FramesArray
 from .classify import Classification, rank_classes
 from .clip_reader import ClipReader, Video
 from .sampling import Pad, parse_sampling
@@ -112,6 +111,7 @@ class EmbeddingEngine:
         videos: Video | Iterable[Video],
         *,
         top: int = 5,
+        views: int = 1,
         batch_size: int = 1,
         show_progress_bar: bool = False,
         sampling: str = "uniform",
@@ -119,20 +119,26 @@ class EmbeddingEngine:
     ) -> list[Classification]:
         """The `top` likeliest classes of each video, by a bundle that was exported with a classifier.
 
-        Videos are what `encode` takes. Classes without names are called by their numbers.
+        Videos are what `encode` takes. Of several `views` (the original evaluations had three) each is a crop along
+        the frames' long side, without a margin, and the probabilities are averaged,
+        as are those of several clips of a video. Classes without names are called
+        by their numbers.
         """
         if top < 1:
             raise ValueError(f"top is {top}; it must be at least 1")
+        if views < 1:
+            raise ValueError(f"views is {views}; it must be at least 1")
         manifest = self.backend.bundle.manifest
         if manifest.classes is None:
             raise BackendError(
                 f"{self.backend.bundle.path.name} has no classifier, its head is {manifest.head}; "
                 "export one with --head classifier"
             )
-        if parse_sampling(sampling).several:
-            raise VideoError(f"sampling {sampling!r} gives several clips a video; a video is classified by one")
-        rows = self._run_all(videos, "logits", batch_size, show_progress_bar, sampling, pad)
-        return rank_classes(rows.values, manifest.labels, top)
+        rows = self._run_all(videos, "logits", batch_size, show_progress_bar, sampling, pad, views)
+        owners = np.array([place.video for place in rows.places])
+        return [
+            rank_classes(rows.values[owners == video][None], manifest.labels, top)[0] for video in range(owners[-1] + 1)
+        ]
 
     def close(self) -> None:
         """Free the model and end the decoder. Safe to call twice."""
@@ -157,18 +163,30 @@ class EmbeddingEngine:
         show_progress_bar: bool,
         sampling: str,
         pad: Pad,
+        views: int = 1,
     ) -> "EncodedClips":
-        """One output of every clip of every video, rows in the order given."""
+        """One output of every view of every clip of every video, rows in the order given."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         items: list[Video] = [videos] if isinstance(videos, (str, Path, np.ndarray)) else list(videos)
         if not items:
             raise VideoError("there is no video to encode; give at least one")
-        shown = track(items, "encoding", console=Console(stderr=True), disable=not show_progress_bar, transient=True)
-        clips = ((number, clip) for number, video in enumerate(shown) for clip in self.clips.read(video, sampling, pad))
-        results, places = [], []
+        # rich is as slow to import as all the rest of the runtime but numpy
+        steps = import_module("vjepa2.progress").track_steps(items, "encoding") if show_progress_bar else items
+        clips = (
+            (frames_THWC, ClipPlace(video=number, start_s=clip.start_s, end_s=clip.end_s))
+            for number, video in enumerate(steps)
+            for clip in self.clips.read(video, sampling, pad, views)
+            for frames_THWC in clip.views_VTHWC
+        )
+        results: list[FloatArray] = []
+        places: list[ClipPlace] = []
         while batch := list(islice(clips, batch_size)):
-            frames_BTHWC = np.stack([clip.frames_THWC for _, clip in batch])
+            frames_BTHWC = np.stack([frames_THWC for frames_THWC, _ in batch])
             results.append(self.backend.run(frames_BTHWC, (output,)).by_name()[output])
-            places += [ClipPlace(video=number, start_s=clip.start_s, end_s=clip.end_s) for number, clip in batch]
+            places += [place for _, place in batch]
         return EncodedClips(values=np.concatenate(results), places=tuple(places))
+
+    def read_clip(self, video: Video, pad: Pad = "none", sampling: str = "uniform") -> FramesArray:
+        """Frames `[T, H, W, 3]` of a video as `backend.run` takes them."""
+        return self.clips.read_one(video, sampling, pad)

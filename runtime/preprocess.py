@@ -1,6 +1,6 @@
 """How do frames of any size become the clip that the model was trained on?
 
-Axes: T frames, H, W pixels, C colours.
+Axes: V views, T frames, H, W pixels, C colours.
 """
 
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa2.errors import VideoError
-from vjepa2.fitting import fit_pixels
+from vjepa2.fitting import fit_pixels, slide_pixels
 from vjepa2.manifest import CROP_DOWN, Crop
 from vjepa2.spec import ClipSpec
 
@@ -29,16 +29,36 @@ def fit_clip(
 
     `threads` at once, or as many as this process has cores; their number changes nothing else.
     """
+    fitted: FramesArray = fit_views(frames_THWC, clip, 1, crop, threads=threads)[0]
+    return fitted
+
+
+def fit_views(
+    frames_THWC: FramesArray | Sequence[FramesArray],
+    clip: ClipSpec,
+    views: int,
+    crop: Crop = CROP_DOWN,
+    *,
+    threads: int | None = None,
+) -> FramesArray:
+    """Views `[V, T, H, W, 3]` of the clip's size: one is `fit_clip`'s, more are `slide_pixels`'s."""
     for frame in frames_THWC:
         _check(frame)
-    fitted = np.empty((len(frames_THWC), clip.height, clip.width, 3), np.uint8)
+    fitted_VTHWC = np.empty((views, len(frames_THWC), clip.height, clip.width, 3), np.uint8)
 
     def fit(index: int) -> None:
-        fitted[index] = fit_pixels(frames_THWC[index], clip, crop)
+        fitted_VTHWC[:, index] = fit_frame(frames_THWC[index], clip, views, crop)
 
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(fit, range(len(fitted))))
-    return fitted
+        list(pool.map(fit, range(len(frames_THWC))))
+    return fitted_VTHWC
+
+
+def fit_frame(frame_HWC: FramesArray, clip: ClipSpec, views: int, crop: Crop = CROP_DOWN) -> FramesArray:
+    """Views `[V, H, W, 3]` of one frame."""
+    if views == 1:
+        return fit_pixels(frame_HWC, clip, crop)[None]
+    return np.stack(slide_pixels(frame_HWC, clip, views))
 
 
 def _check(frame_HWC: FramesArray) -> None:

@@ -42,7 +42,7 @@ def run_command(
     console = Console(stderr=True)
     with EmbeddingEngine.open(bundle, backend) as engine:
         names: Any = [info.name for info in engine.backend.bundle.manifest.outputs]
-        frames_BTHWC = np.stack([engine.clips.read_one(video, sampling, pad) for video in videos])
+        frames_BTHWC = np.stack([engine.read_clip(video, pad, sampling) for video in videos])
         results = engine.backend.run(frames_BTHWC, names, extras).by_name()
         manifest, ran = engine.backend.bundle.manifest, engine.backend
     arrays: dict[str, Any] = {str(name): array for name, array in results.items()}

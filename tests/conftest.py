@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -33,6 +34,11 @@ def tiny_spec(head_dim: int = 64, *, heads: int = 3, depth: int = 2, clip: ClipS
     """A model of the same make as the released ones, a thousand times smaller."""
     dim = head_dim * heads
     return ModelSpec(name="tiny", family="vjepa2", dim=dim, depth=depth, heads=heads, mlp_dim=2 * dim, clip=clip)
+
+
+def version_21(spec: ModelSpec, levels: tuple[int, ...]) -> ModelSpec:
+    """The same integers as a model of V-JEPA 2.1."""
+    return replace(spec, name="tiny-2.1", family="vjepa2.1", positions="interleaved", side=16, levels=levels)
 
 
 def tiny_encoder(spec: ModelSpec | None = None, clip: ClipSpec | None = None, seed: int = 0) -> "Encoder":

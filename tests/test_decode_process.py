@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_mutants(tmp_path: Path) -> None:
 def test_what_is_too_large_is_rejected_before_a_frame_is_decoded(
     limits: dict[str, int], reason: str, video: Path
 ) -> None:
-    with VideoDecoder(DecodeLimits(**limits)) as decoder:  # type: ignore[arg-type]
+    with VideoDecoder(DecodeLimits(**limits)) as decoder:
         clips, report = decoder.read(video, REQUEST)
     assert (clips, report.status) == ([], "rejected")
     assert re.search(reason, report.reason or ""), report

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,15 +28,10 @@ def test_uniform_is_that_of_transformers(total: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("case", RECORDED["cases"], ids=lambda case: f"{case['sampling']}-{case['total']}")
-def test_fps_and_segments_are_those_of_the_original_loader(case: dict[str, object]) -> None:
+def test_fps_and_segments_are_those_of_the_original_loader(case: dict[str, Any]) -> None:
     """Recorded from its code by tests/record_sampling.py; short videos are padded there, unasked."""
-    footage = Footage(
-        total=case["total"],
-        count=case["count"],
-        rate_hz=case["rate"],
-        pad="repeat-last",  # type: ignore[arg-type]
-    )
-    assert choose_frames(parse_sampling(str(case["sampling"])), footage).tolist() == case["frames"]
+    footage = Footage(total=case["total"], count=case["count"], rate_hz=case["rate"], pad="repeat-last")
+    assert choose_frames(parse_sampling(case["sampling"]), footage).tolist() == case["frames"]
 
 
 def test_stride_is_that_of_the_original_demo() -> None:

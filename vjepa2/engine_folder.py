@@ -54,14 +54,19 @@ class EngineListing:
 
 def open_engine(bundle: Bundle, here: Machine) -> Engine:
     """The bundle's engine for the machine `here`; an `EngineError` says what differs and which command rebuilds."""
+    folder, manifest = find_engine(bundle, here)
+    try:
+        return Engine(folder, manifest, _read_plan(folder, manifest.plan))
+    except EngineError as error:
+        raise EngineError(f"{error}; run: {_command(bundle)}") from error
+
+
+def find_engine(bundle: Bundle, here: Machine) -> tuple[Path, EngineManifest]:
+    """The folder and manifest of the engine that `open_engine` opens, its plan not yet read."""
     listings = list_engines(bundle, here)
     for listing in listings:
         if not listing.faults and listing.manifest is not None:
-            folder = bundle.path / ENGINES / listing.name
-            try:
-                return Engine(folder, listing.manifest, _read_plan(folder, listing.manifest.plan))
-            except EngineError as error:
-                raise EngineError(f"{error}; run: {listing.rebuild}") from error
+            return bundle.path / ENGINES / listing.name, listing.manifest
     found = "; ".join(f"{listing.name}: {', '.join(listing.faults)}" for listing in listings)
     raise EngineError(
         f"{bundle.path.name} has no engine for this machine ({found or 'it has none at all'}); run: {_command(bundle)}"

@@ -33,6 +33,10 @@ class ExportError(Vjepa2Error):
     """A graph that could not be made as it must be."""
 
 
+class CompileError(Vjepa2Error):
+    """An engine that cannot be built here, or not as asked."""
+
+
 class VideoError(Vjepa2Error):
     """A video that cannot be read, or has too few frames."""
 

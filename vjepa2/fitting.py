@@ -29,17 +29,42 @@ def fit_pixels(frame_HWC: PixelArray, clip: ClipSpec, crop: Crop = CROP_DOWN) ->
     For a square clip this is transformers' VJEPA2VideoProcessor: the short side becomes int(size * 256 / 224), by
     antialiased bilinear interpolation rounded to uint8, and an odd margin is rounded down, or as `crop` says.
     """
-    old_height, old_width, _ = frame_HWC.shape
-    height, width = _resized(old_height, old_width, clip)
-    rows = _weigh(old_height, height, clip.height, crop)
-    columns = _weigh(old_width, width, clip.width, crop)
+    height, width = _resized(frame_HWC, clip, _RESIZE / _CROP)
+    top, left = ((margin // 2 if crop == CROP_DOWN else round(margin / 2)) for margin in _margins(height, width, clip))
+    return _cut(frame_HWC, _Cut(height, top, clip.height), _Cut(width, left, clip.width))
+
+
+def slide_pixels(frame_HWC: PixelArray, clip: ClipSpec, views: int) -> list[PixelArray]:
+    """At least two crops of a frame that is resized to cover `clip` without a margin, as in the original evaluations.
+
+    They lie along the side that is longer than the clip's, from its start on, in equal steps rounded down.
+    """
+    height, width = _resized(frame_HWC, clip, 1)
+    down, right = (margin // (views - 1) for margin in _margins(height, width, clip))
+    return [
+        _cut(frame_HWC, _Cut(height, view * down, clip.height), _Cut(width, view * right, clip.width))
+        for view in range(views)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Along one side, in new pixels: of `resized`, `kept` from `first` on."""
+
+    resized: int
+    first: int
+    kept: int
+
+
+def _cut(frame_HWC: PixelArray, down: _Cut, right: _Cut) -> PixelArray:
+    """The part of the resized frame that is kept; of the old one no more is looked at than makes it."""
+    rows, columns = _weigh(frame_HWC.shape[0], down), _weigh(frame_HWC.shape[1], right)
     seen_HWC = frame_HWC[rows.first : rows.end, columns.first : columns.end]
     strips = -(-len(seen_HWC) // _STRIP)
-    dtype = columns.blocks[0].weights.dtype
-    old_CHW = np.zeros((3, strips * _STRIP, seen_HWC.shape[1]), dtype)
+    old_CHW = np.zeros((3, strips * _STRIP, seen_HWC.shape[1]), columns.blocks[0].weights.dtype)
     old_CHW[:, : len(seen_HWC)] = seen_HWC.transpose(2, 0, 1)
-    narrow_CHW = _narrow(old_CHW.reshape(3 * strips, _STRIP, -1), columns, clip.width).reshape(3, -1, clip.width)
-    fitted_CHW = _shorten(narrow_CHW, rows, clip.height)
+    narrow_CHW = _narrow(old_CHW.reshape(3 * strips, _STRIP, -1), columns, right.kept).reshape(3, -1, right.kept)
+    fitted_CHW = _shorten(narrow_CHW, rows, down.kept)
     return np.ascontiguousarray(fitted_CHW.astype(np.uint8).transpose(1, 2, 0))
 
 
@@ -89,15 +114,14 @@ def _round(sums: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 
 
 @lru_cache(maxsize=64)
-def _weigh(old: int, resized: int, kept: int, crop: Crop) -> _Side:
-    margin = (resized - kept) // 2 if crop == CROP_DOWN else round((resized - kept) / 2)
-    weights = [_triangle(old, resized, new) for new in range(resized)]
+def _weigh(old: int, cut: _Cut) -> _Side:
+    weights = [_triangle(old, cut.resized, new) for new in range(cut.resized)]
     bits = _find_bits(max(float(row.max()) for _, row in weights))
     dtype = np.float32 if bits <= _EXACT_BITS else np.float64
-    wanted = weights[margin : margin + kept]
+    wanted = weights[cut.first : cut.first + cut.kept]
     first, end = wanted[0][0], max(start + len(row) for start, row in wanted)
     blocks = []
-    for start in range(0, kept, _BLOCK):
+    for start in range(0, cut.kept, _BLOCK):
         part = wanted[start : start + _BLOCK]
         begin, stop = part[0][0], max(old_start + len(row) for old_start, row in part)
         matrix = np.zeros((len(part), stop - begin), dtype)
@@ -124,10 +148,15 @@ def _find_bits(largest: float) -> int:
     return bits
 
 
-def _resized(height: int, width: int, clip: ClipSpec) -> tuple[int, int]:
-    """The size to which a frame is brought: one side is the clip's with its margin, the other is not smaller."""
+def _resized(frame_HWC: PixelArray, clip: ClipSpec, margin: float) -> tuple[int, int]:
+    """The size to which a frame is brought: one side is the clip's times `margin`, the other is not smaller."""
+    height, width, _ = frame_HWC.shape
     if height * clip.width <= width * clip.height:
-        new_height = int(clip.height * _RESIZE / _CROP)
+        new_height = int(clip.height * margin)
         return new_height, int(new_height * width / height)
-    new_width = int(clip.width * _RESIZE / _CROP)
+    new_width = int(clip.width * margin)
     return int(new_width * height / width), new_width
+
+
+def _margins(height: int, width: int, clip: ClipSpec) -> tuple[int, int]:
+    return height - clip.height, width - clip.width

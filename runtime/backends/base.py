@@ -118,10 +118,11 @@ class Backend(ABC):
         extras = dict(inputs or {})
         self._check(frames_BTHWC, outputs)
         check_extras(self.bundle.manifest, extras, len(frames_BTHWC))
-        count, limit = len(frames_BTHWC), self.bundle.manifest.batch
-        size = count if isinstance(limit, str) else limit
+        count = len(frames_BTHWC)
+        step, is_fixed = self._clips_a_call(count), self.bundle.manifest.batch != "dynamic"
         parts = []
-        for start in range(0, count, size):
+        for start in range(0, count, step):
+            size = step if is_fixed else min(step, count - start)
             part = {name: _take(array, start, size) for name, array in extras.items()}
             parts.append(self._compute(_take(frames_BTHWC, start, size), part, outputs))
         return Outputs.from_names(
@@ -140,6 +141,11 @@ class Backend(ABC):
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
+
+    def _clips_a_call(self, count: int) -> int:
+        """How many of `count` clips the graph takes at once; one of fixed batch is filled up."""
+        limit = self.bundle.manifest.batch
+        return count if isinstance(limit, str) else limit
 
     @abstractmethod
     def _compute(

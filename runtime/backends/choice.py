@@ -23,6 +23,7 @@ class Entry:
 
 
 BACKENDS = {
+    "tensorrt": Entry("trt", "TensorRtBackend", "tensorrt", "tensorrt"),
     "onnxruntime": Entry("onnxrt", "OnnxRuntimeBackend", "onnxruntime", "onnxruntime"),
     "onnxruntime-portable": Entry("onnxrt", "OnnxRuntimePortableBackend", "onnxruntime", "onnxruntime"),
     "onnxruntime-cuda": Entry("onnxrt", "OnnxRuntimeCudaBackend", "onnxruntime", "onnxruntime-gpu"),
@@ -47,6 +48,7 @@ class Candidate:
 # pytorch-compile, whose first run takes minutes to build what it runs; openvino-gpu, of which a small one is slower
 # than its CPU.
 AUTO = (
+    Candidate("tensorrt", "cuda", "an engine that was proved on this GPU"),
     Candidate("onnxruntime-cuda", "cuda", "a GPU, attention fused"),
     Candidate("pytorch", "cuda", "a GPU, attention fused, by a larger library"),
     Candidate("onnxruntime", "cpu", "no usable GPU; attention fused, without N x N memory"),

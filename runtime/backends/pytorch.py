@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError
 from vjepa2.folding import unfold_patches
-from vjepa2.headed import Headed, build_headed, compute_outputs, embed_clips
+from vjepa2.head_parts import build_headed
+from vjepa2.headed import Headed, compute_outputs, embed_clips
 from vjepa2.manifest import Manifest, StoredParameter
 from vjepa2.spec import OutputName
 

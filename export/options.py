@@ -1,0 +1,19 @@
+"""How do words on the command line become a clip's size: shared by the verbs that take one."""
+
+import re
+
+import click
+
+from vjepa2.errors import SpecError
+
+_SIZE = re.compile(r"(\d+)(?:x(\d+))?")
+
+
+def read_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Height and width of `N` or `HxW`; `SpecError` for anything else."""
+    if value is None:
+        return None
+    match = _SIZE.fullmatch(value)
+    if not match:
+        raise SpecError(f"size is {value!r}; it must be a number of pixels, as 256, or height x width, as 256x384")
+    return int(match[1]), int(match[2] or match[1])
