@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa2.errors import VideoError
-from vjepa2.manifest import Manifest
 from vjepa2.spec import ClipSpec
 
 from .backends.base import FramesArray
@@ -31,12 +30,6 @@ class ClipReader:
         self.decoder = decoder or VideoDecoder()
         self._request = request
         self._clip = ClipSpec(frames=1, height=request.height, width=request.width, tubelet=1, patch=1)
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> "ClipReader":
-        """Clips as the model of a bundle takes them."""
-        frames, height, width, _ = manifest.frames_shape
-        return cls(ClipRequest(frames=frames, height=height, width=width, crop=manifest.preprocessing.crop))
 
     def read(self, video: Video, sampling: str = "uniform", pad: Pad = "none", views: int = 1) -> Iterator[SampledClip]:
         """Each clip of a video; a `VideoError` before the first if it is refused, after the last if it is damaged."""

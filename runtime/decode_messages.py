@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa2.errors import BundleError, VideoError
-from vjepa2.manifest import CROP_DOWN, Crop
+from vjepa2.manifest import CROP_DOWN, Crop, Manifest
 from vjepa2.schema import read_record
 
 from .sampling import Pad
@@ -47,6 +47,13 @@ class ClipRequest:
     pad: Pad = "none"
     crop: Crop = CROP_DOWN
     views: int = 1  # crops of each clip: one in the centre, or more along its longer side
+
+    @classmethod
+    def of(cls, manifest: Manifest, *, sampling: str = "uniform", pad: Pad = "none", views: int = 1) -> "ClipRequest":
+        """Clips as the model of a bundle takes them."""
+        frames, height, width, _ = manifest.frames_shape
+        crop = manifest.preprocessing.crop
+        return cls(frames=frames, height=height, width=width, sampling=sampling, pad=pad, crop=crop, views=views)
 
     @property
     def clip_bytes(self) -> int:

@@ -18,6 +18,7 @@ from .backends import Backend, open_backend
 from .backends.base import FloatArray, FramesArray
 from .classify import Classification, rank_classes
 from .clip_reader import ClipReader, Video
+from .decode_messages import ClipRequest
 from .sampling import Pad, parse_sampling
 
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
@@ -49,7 +50,7 @@ class EmbeddingEngine:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.clips = ClipReader.of(backend.bundle.manifest)
+        self.clips = ClipReader(ClipRequest.of(backend.bundle.manifest))
 
     @classmethod
     def open(cls, bundle: str | Path, backend: str = "auto") -> "EmbeddingEngine":
