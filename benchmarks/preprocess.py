@@ -11,13 +11,14 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 
 import numpy as np
 import torch
 import transformers
 
 from tests.record_preprocessing import import_processor, paint
-from vjepa2.runtime.backends.base import normalise
+from vjepa2.runtime.backends.base import FramesArray, normalise
 from vjepa2.runtime.preprocess import fit_clip
 from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec
 
@@ -37,23 +38,26 @@ def time_pairs(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]
     return times_ms
 
 
+def _fit_and_normalise(frames: list[FramesArray], clip: ClipSpec) -> object:
+    return normalise(fit_clip(frames, clip)[None], RGB_MEAN, RGB_STD)
+
+
 def main() -> None:
     """Print a Markdown table."""
     processor, clip = import_processor()(), ClipSpec(frames=FRAMES, height=256, width=256)
     print(f"{date.today()}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, ", end="")
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, numpy {np.__version__}: ", end="")
     print(f"{FRAMES} frames to 256 x 256, medians of {PAIRS} turns, ms\n")
-    print(
-        "| frames | ours | processor, same list | ratio | processor, one tensor | ours, normalised |\n|---|---|---|---|---|---|"
-    )
+    columns = ("frames", "ours", "processor, same list", "ratio", "processor, one tensor", "ours, normalised")
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for height, width in SIZES:
         frames = [np.roll(paint(height, width), 7 * number, axis=1) for number in range(FRAMES)]
         tensor = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
-        calls: dict[str, Callable[[], object]] = {
-            "ours": lambda frames=frames: fit_clip(frames, clip),
-            "list": lambda frames=frames: processor(frames, return_tensors="pt"),
-            "tensor": lambda tensor=tensor: processor(tensor, return_tensors="pt"),
-            "normalised": lambda frames=frames: normalise(fit_clip(frames, clip)[None], RGB_MEAN, RGB_STD),
+        calls = {
+            "ours": partial(fit_clip, frames, clip),
+            "list": partial(processor, frames, return_tensors="pt"),
+            "tensor": partial(processor, tensor, return_tensors="pt"),
+            "normalised": partial(_fit_and_normalise, frames, clip),
         }
         times_ms = time_pairs(calls)
         ratio = statistics.median(other / ours for ours, other in zip(times_ms["ours"], times_ms["list"], strict=True))
