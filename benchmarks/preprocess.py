@@ -53,7 +53,7 @@ def main() -> None:
     for height, width in SIZES:
         frames = [np.roll(paint(height, width), 7 * number, axis=1) for number in range(FRAMES)]
         tensor = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
-        calls = {
+        calls: dict[str, Callable[[], object]] = {
             "ours": partial(fit_clip, frames, clip),
             "list": partial(processor, frames, return_tensors="pt"),
             "tensor": partial(processor, tensor, return_tensors="pt"),

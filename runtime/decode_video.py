@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa2.errors import VideoError
-from vjepa2.fitting import PixelArray
+from vjepa2.fitting import PixelArray, fit_frames
 from vjepa2.spec import ClipSpec
 
 from . import video
@@ -31,7 +31,6 @@ from .decode_messages import (
     encode_message,
 )
 from .frame_reader import FrameReader
-from .preprocess import fit_frame
 from .sampling import Footage, IndexArray, choose_frames, parse_sampling
 from .video_index import VideoIndex, index_video
 
@@ -123,7 +122,8 @@ class _Fitting:
 
     def _fit(self, frame: video.Frame, turn: video.Turn) -> PixelArray:
         painter = self._painters.__dict__.setdefault("painter", video.Painter())
-        return fit_frame(painter.paint(frame, turn), self._clip, self._request.views, self._request.crop)
+        pixels_HWC = painter.paint(frame, turn)
+        return fit_frames([pixels_HWC], self._clip, self._request.views, self._request.crop)[:, 0]
 
 
 class _Slots:

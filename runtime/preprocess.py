@@ -11,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa2.errors import VideoError
-from vjepa2.fitting import fit_pixels, slide_pixels
+from vjepa2.fitting import fit_frames
 from vjepa2.manifest import CROP_DOWN, Crop
 from vjepa2.spec import ClipSpec
 
 FramesArray = npt.NDArray[np.uint8]
+_TOGETHER = (
+    2  # frames: the more a thread does in one go, the less it waits for the interpreter, and the more for memory
+)
 
 
 def fit_clip(
@@ -41,24 +44,21 @@ def fit_views(
     *,
     threads: int | None = None,
 ) -> FramesArray:
-    """Views `[V, T, H, W, 3]` of the clip's size: one is `fit_clip`'s, more are `slide_pixels`'s."""
+    """Views `[V, T, H, W, 3]` of the clip's size: one is `fit_clip`'s, more are along its longer side."""
     for frame in frames_THWC:
         _check(frame)
+    sizes = {frame.shape[:2] for frame in frames_THWC}
+    if len(sizes) > 1:
+        raise VideoError(f"frames are of {len(sizes)} sizes, {sorted(sizes)}; the frames of a clip must be of one size")
     fitted_VTHWC = np.empty((views, len(frames_THWC), clip.height, clip.width, 3), np.uint8)
 
-    def fit(index: int) -> None:
-        fitted_VTHWC[:, index] = fit_frame(frames_THWC[index], clip, views, crop)
+    def fit(first: int) -> None:
+        part = slice(first, first + _TOGETHER)
+        fitted_VTHWC[:, part] = fit_frames(frames_THWC[part], clip, views, crop)
 
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(fit, range(len(frames_THWC))))
+        list(pool.map(fit, range(0, len(frames_THWC), _TOGETHER)))
     return fitted_VTHWC
-
-
-def fit_frame(frame_HWC: FramesArray, clip: ClipSpec, views: int, crop: Crop = CROP_DOWN) -> FramesArray:
-    """Views `[V, H, W, 3]` of one frame."""
-    if views == 1:
-        return fit_pixels(frame_HWC, clip, crop)[None]
-    return np.stack(slide_pixels(frame_HWC, clip, views))
 
 
 def _check(frame_HWC: FramesArray) -> None:

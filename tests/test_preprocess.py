@@ -148,6 +148,11 @@ def test_what_is_not_frames_is_refused(frames: FramesArray, views: int) -> None:
         fit_views(frames, SMALL, views)
 
 
+def test_frames_of_two_sizes_are_no_clip() -> None:
+    with pytest.raises(VideoError, match=r"frames are of 2 sizes, \[\(8, 8\), \(8, 9\)\]; .* must be of one size"):
+        fit_clip([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], SMALL)
+
+
 def test_normalising_is_that_of_transformers() -> None:
     """(x - 255 mean) / (255 std), channels first, in float32."""
     frames = np.random.default_rng(0).integers(0, 256, (1, 2, 4, 5, 3), dtype=np.uint8)

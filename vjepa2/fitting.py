@@ -3,9 +3,10 @@
 Resizing is what torchvision does to uint8: columns first, then rows, each by antialiased bilinear weights that are
 rounded to 16 bits, each sum rounded to uint8. In floating point wide enough all of it is exact, so BLAS may do it.
 
-Axes: H, W pixels, C colours.
+Axes: V views, T frames, S planes or strips of them, H, W pixels, C colours.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import floor
@@ -18,8 +19,8 @@ from vjepa2.spec import ClipSpec
 
 PixelArray = npt.NDArray[np.uint8]
 _RESIZE, _CROP = 256, 224  # resize to 256/224 of the crop, as in the original evaluations
-_BLOCK = 32  # new pixels that one matrix makes: fewer look at fewer zeros, more keep BLAS busy
-_STRIP = 64  # rows that a product takes at once: few enough for BLAS to leave threads to its caller
+_BLOCK = 16  # new pixels that one matrix makes: fewer look at fewer zeros, more keep BLAS busy
+_STRIP = 128  # rows that a product takes at once; products so small leave threads to their caller, larger ones fight
 _EXACT_BITS = 16  # of a weight: times 255 it fits the 24 bits of a float32
 
 
@@ -29,22 +30,28 @@ def fit_pixels(frame_HWC: PixelArray, clip: ClipSpec, crop: Crop = CROP_DOWN) ->
     For a square clip this is transformers' VJEPA2VideoProcessor: the short side becomes int(size * 256 / 224), by
     antialiased bilinear interpolation rounded to uint8, and an odd margin is rounded down, or as `crop` says.
     """
-    height, width = _resized(frame_HWC, clip, _RESIZE / _CROP)
-    top, left = ((margin // 2 if crop == CROP_DOWN else round(margin / 2)) for margin in _margins(height, width, clip))
-    return _cut(frame_HWC, _Cut(height, top, clip.height), _Cut(width, left, clip.width))
+    fitted_HWC: PixelArray = fit_frames([frame_HWC], clip, 1, crop)[0, 0]
+    return fitted_HWC
 
 
-def slide_pixels(frame_HWC: PixelArray, clip: ClipSpec, views: int) -> list[PixelArray]:
-    """At least two crops of a frame that is resized to cover `clip` without a margin, as in the original evaluations.
+def fit_frames(
+    frames: PixelArray | Sequence[PixelArray], clip: ClipSpec, views: int = 1, crop: Crop = CROP_DOWN
+) -> PixelArray:
+    """Frames `[H, W, 3]` of one size as views `[V, T, height, width, 3]`: one as `fit_pixels` says, or several crops.
 
-    They lie along the side that is longer than the clip's, from its start on, in equal steps rounded down.
+    Of several, the frame is resized to cover `clip` without a margin, as in the original evaluations; they lie along
+    the side that is longer than the clip's, from its start on, in equal steps rounded down.
     """
-    height, width = _resized(frame_HWC, clip, 1)
-    down, right = (margin // (views - 1) for margin in _margins(height, width, clip))
-    return [
-        _cut(frame_HWC, _Cut(height, view * down, clip.height), _Cut(width, view * right, clip.width))
-        for view in range(views)
-    ]
+    height, width = _resized(frames[0], clip, _RESIZE / _CROP if views == 1 else 1)
+    high, wide = height - clip.height, width - clip.width
+    if views == 1:
+        halves = [margin // 2 if crop == CROP_DOWN else round(margin / 2) for margin in (high, wide)]
+        places = [(halves[0], halves[1])]
+    else:
+        places = [(view * (high // (views - 1)), view * (wide // (views - 1))) for view in range(views)]
+    return np.stack(
+        [_cut(frames, _Cut(height, top, clip.height), _Cut(width, left, clip.width)) for top, left in places]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +63,19 @@ class _Cut:
     kept: int
 
 
-def _cut(frame_HWC: PixelArray, down: _Cut, right: _Cut) -> PixelArray:
-    """The part of the resized frame that is kept; of the old one no more is looked at than makes it."""
-    rows, columns = _weigh(frame_HWC.shape[0], down), _weigh(frame_HWC.shape[1], right)
-    seen_HWC = frame_HWC[rows.first : rows.end, columns.first : columns.end]
-    strips = -(-len(seen_HWC) // _STRIP)
-    old_CHW = np.zeros((3, strips * _STRIP, seen_HWC.shape[1]), columns.blocks[0].weights.dtype)
-    old_CHW[:, : len(seen_HWC)] = seen_HWC.transpose(2, 0, 1)
-    narrow_CHW = _narrow(old_CHW.reshape(3 * strips, _STRIP, -1), columns, right.kept).reshape(3, -1, right.kept)
-    fitted_CHW = _shorten(narrow_CHW, rows, down.kept)
-    return np.ascontiguousarray(fitted_CHW.astype(np.uint8).transpose(1, 2, 0))
+def _cut(frames: PixelArray | Sequence[PixelArray], down: _Cut, right: _Cut) -> PixelArray:
+    """The part of resized frames that is kept; of the old ones no more is looked at than makes it."""
+    rows, columns = _weigh(frames[0].shape[0], down), _weigh(frames[0].shape[1], right)
+    high, wide = rows.end - rows.first, columns.end - columns.first
+    strips = -(-high // _STRIP)
+    old_TCHW = np.empty((len(frames), 3, strips * _STRIP, wide), columns.blocks[0].weights.dtype)
+    old_TCHW[:, :, high:] = 0  # the last strip's rest is computed with the others, and may be no number
+    for old_CHW, frame_HWC in zip(old_TCHW, frames, strict=True):
+        old_CHW[:, :high] = frame_HWC[rows.first : rows.end, columns.first : columns.end].transpose(2, 0, 1)
+    narrow = _narrow(old_TCHW.reshape(-1, _STRIP, wide), columns, right.kept)
+    fitted = _shorten(narrow.reshape(len(frames) * 3, -1, right.kept), rows, down.kept)
+    fitted_TCHW = fitted.astype(np.uint8).reshape(len(frames), 3, down.kept, right.kept)
+    return np.ascontiguousarray(fitted_TCHW.transpose(0, 2, 3, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +105,15 @@ def _narrow(strips_SHW: npt.NDArray[np.floating], side: _Side, width: int) -> np
     return _round(new_SHW)
 
 
-def _shorten(rows_CHW: npt.NDArray[np.floating], side: _Side, height: int) -> npt.NDArray[np.floating]:
+def _shorten(rows_SHW: npt.NDArray[np.floating], side: _Side, height: int) -> npt.NDArray[np.floating]:
     dtype = side.blocks[0].weights.dtype
-    rows_CHW = rows_CHW.astype(dtype, copy=False)
-    new_CHW = np.empty((3, height, rows_CHW.shape[2]), dtype)
+    rows_SHW = rows_SHW.astype(dtype, copy=False)
+    new_SHW = np.empty((len(rows_SHW), height, rows_SHW.shape[2]), dtype)
     for block in side.blocks:
         new, old = block.weights.shape
-        seen_CHW = rows_CHW[:, block.first : block.first + old]
-        np.matmul(block.weights, seen_CHW, out=new_CHW[:, block.start : block.start + new])
-    return _round(new_CHW)
+        seen_SHW = rows_SHW[:, block.first : block.first + old]
+        np.matmul(block.weights, seen_SHW, out=new_SHW[:, block.start : block.start + new])
+    return _round(new_SHW)
 
 
 def _round(sums: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
@@ -156,7 +166,3 @@ def _resized(frame_HWC: PixelArray, clip: ClipSpec, margin: float) -> tuple[int,
         return new_height, int(new_height * width / height)
     new_width = int(clip.width * margin)
     return int(new_width * height / width), new_width
-
-
-def _margins(height: int, width: int, clip: ClipSpec) -> tuple[int, int]:
-    return height - clip.height, width - clip.width
