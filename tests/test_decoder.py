@@ -15,8 +15,10 @@ from vjepa2.runtime import frame_reader
 from vjepa2.runtime.decode_messages import ClipRequest, DecodeLimits
 from vjepa2.runtime.decoder import VideoDecoder
 from vjepa2.runtime.frame_reader import FrameReader
+from vjepa2.runtime.preprocess import fit_views
 from vjepa2.runtime.scenes import generate_scene
 from vjepa2.runtime.video_index import index_video
+from vjepa2.spec import ClipSpec
 
 REQUEST = ClipRequest(frames=8, height=48, width=64)
 MAKES = {
@@ -260,3 +262,11 @@ def test_names_of_any_kind_are_opened_as_files(decoder: VideoDecoder, scene: Fra
         file = tmp_path / name
         file.write_bytes(plain)
         assert str(decoder.read(file, REQUEST)[1]) == "ok", name
+
+
+def test_views_of_a_clip_are_cut_in_the_worker(decoder: VideoDecoder, scene: FramesArray, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.mp4", scene[:8], "mpeg4")
+    (clip,), _ = decoder.read(file, replace(REQUEST, height=64, width=64, views=3))
+    expected = fit_views(decode_all(file), ClipSpec(frames=8, height=64, width=64), 3)
+    assert np.array_equal(clip.views_VTHWC, expected)
+    assert np.abs(expected[0].astype(int) - expected[2]).max() > 20
