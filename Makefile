@@ -18,7 +18,7 @@ endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start gpu prove-giant probe-tensorrt bench-memory clean
+.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -102,3 +102,22 @@ bench-memory: install  ## what ONNX Runtime holds beside what `vjepa2 plan` says
 
 prove-giant: install  ## ViT-g (4 GB): export, simplify, prove in ONNX Runtime; stages, seconds and peak memory as JSON
 	$(VJEPA2) export random --model vitg --seed 0 --frames 4 --json - -o artifacts/vitg-4x256-fp32
+
+# transformers' processor needs torchvision, which beside the CPU's torch goes in without its dependencies
+.venv-processor/installed: constraints.txt
+	test -x .venv-processor/bin/python || $(PYTHON) -m venv .venv-processor
+	.venv-processor/bin/python -m pip install --quiet --constraint constraints.txt torch transformers pillow
+	.venv-processor/bin/python -m pip install --quiet --no-deps torchvision==0.28.0
+	touch $@
+
+bench-preprocess: .venv-processor/installed  ## 16 frames to a clip, beside transformers' processor, in turns
+	.venv-processor/bin/python -m benchmarks.preprocess
+
+record-preprocess: .venv-processor/installed  ## ask transformers' processor again what the tests hold us to
+	.venv-processor/bin/python -m tests.record_preprocessing
+
+MUTANTS ?= 2000
+SEED    ?= 0
+
+fuzz-video: install  ## decode MUTANTS spoilt videos from SEED: each ok, partial or rejected, none silently short, nothing left
+	$(BIN)/python -m tests.fuzz_video $(MUTANTS) $(SEED)

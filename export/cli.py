@@ -12,7 +12,7 @@ from vjepa2.classifier_files import is_image_classifier
 from vjepa2.errors import SpecError
 from vjepa2.head_checkpoints import ProbeOf
 from vjepa2.heads import ImageHead
-from vjepa2.manifest import Batch, GraphInput
+from vjepa2.manifest import CROP_DOWN, CROP_EVEN, Batch, GraphInput
 from vjepa2.outputs import write_json
 from vjepa2.progress import show_stages
 from vjepa2.registry import RELEASES
@@ -23,6 +23,7 @@ from .describe import ExportRequest
 from .pipeline import ExportResult, export_bundle
 
 _FRAMES = 16
+_CROPS = {"down": CROP_DOWN, "even": CROP_EVEN}
 _WEIGHTS = ("model", "key", "revision", "seed", "frames", "size", "layers")  # options of a Request
 
 
@@ -87,6 +88,15 @@ def _read_counts(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option("--encoder", help="Where the encoder is, if SOURCE is the .pt file of a probe.")
 @click.option("--context", type=int, help="Tokens that a predictor is told.  [default: all]")
 @click.option("--targets", type=int, help="Tokens that a predictor is asked for.  [default: all]")
+@click.option(
+    "--odd-margin",
+    "crop",
+    type=click.Choice(list(_CROPS)),
+    default="down",
+    show_default=True,
+    callback=lambda _, __, value: _CROPS[value],
+    help="Half of an odd margin is rounded down, as in transformers, or to the even number, as in the original code.",
+)
 @click.option("--clips", type=click.Path(path_type=Path), help="Folder of videos to prove the graphs on.")
 @click.option("--no-simplify", is_flag=True, help="Leave onnxsim out.")
 @click.option("--json", "json_file", help="Write the result as JSON; - is standard output.")

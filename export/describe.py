@@ -14,7 +14,9 @@ from vjepa2.head_specs import ActionSpec, PredictorSpec
 from vjepa2.headed import Headed, count_frames, head_of
 from vjepa2.heads import ImageHead
 from vjepa2.manifest import (
+    CROP_DOWN,
     Batch,
+    Crop,
     GraphInput,
     Manifest,
     Preprocessing,
@@ -47,6 +49,7 @@ class ExportRequest:
     action: ActionSpec | None = None
     context: int | None = None  # tokens that a predictor is told
     targets: int | None = None  # tokens that it is asked for
+    crop: Crop = CROP_DOWN  # how the runtime cuts a frame's margins
     clips: Path | None = None  # a folder of videos to prove the graphs on
     simplify: bool = True
 
@@ -88,7 +91,7 @@ def describe_export(
         calibration=None,
         inputs=tuple(_with_batch(info, request.batch) for info in infos),
         outputs=tuple(_with_batch(info, request.batch) for info in outputs),
-        preprocessing=Preprocessing(),
+        preprocessing=Preprocessing(crop=request.crop),
         source=source,
         graphs={},
         parameters=_describe_parameters(traced),

@@ -17,9 +17,12 @@ from vjepa2.bundle import ONNXRUNTIME, PORTABLE, REFERENCE, WEIGHTS, Bundle
 from vjepa2.errors import ExportError, ParityError
 from vjepa2.extras import import_with_extra
 from vjepa2.headed import Headed, compute_outputs, count_frames, embed_clips
-from vjepa2.manifest import GraphInfo, Manifest, ParityVerdict, Precision, TensorInfo
+from vjepa2.manifest import CROP_DOWN, Crop, GraphInfo, Manifest, ParityVerdict, Precision, TensorInfo
 from vjepa2.runtime.backends import Outputs, open_backend
 from vjepa2.runtime.backends.base import FramesArray, normalise
+from vjepa2.runtime.clip_reader import ClipReader
+from vjepa2.runtime.decode_messages import ClipRequest
+from vjepa2.runtime.decoder import VIDEO_SUFFIXES
 from vjepa2.runtime.parity import GATES, Reference, check_parity, find_faults
 from vjepa2.runtime.scenes import generate_scene
 from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, OutputName
@@ -106,27 +109,26 @@ def _write_weights(request: ExportRequest, folder: Path, stages: Stages) -> tupl
 
 def _prove_with(model: Headed, extras: tuple[TensorInfo, ...], request: ExportRequest) -> Reference:
     clip = replace(model.encoder.clip, frames=count_frames(model), tubelet=1)
-    frames_BTHWC = gather_clips(clip, request.clips)
+    frames_BTHWC = gather_clips(clip, request.clips, request.crop)
     return compute_reference(model, frames_BTHWC, make_extras(model, extras, len(frames_BTHWC)))
 
 
-def gather_clips(clip: ClipSpec, folder: Path | None) -> FramesArray:
+def gather_clips(clip: ClipSpec, folder: Path | None, crop: Crop = CROP_DOWN) -> FramesArray:
     """Frames `[B, T, H, W, 3]` to prove the graphs on: every video of `folder`, and generated scenes up to three."""
-    clips = [] if folder is None else _read_clips(clip, folder)
+    clips = [] if folder is None else _read_clips(clip, folder, crop)
     for seed in range(len(clips), _LEAST_CLIPS):
         clips.append(generate_scene(clip.frames, clip.height, clip.width, seed=seed))
     return np.stack(clips)
 
 
-def _read_clips(clip: ClipSpec, folder: Path) -> list[FramesArray]:
-    video = import_with_extra("vjepa2.runtime.video", "video")
-    preprocess = import_with_extra("vjepa2.runtime.preprocess", "video")
+def _read_clips(clip: ClipSpec, folder: Path, crop: Crop) -> list[FramesArray]:
     if not folder.is_dir():
         raise ExportError(f"{folder} is not a folder; --clips takes a folder of videos")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in video.VIDEO_SUFFIXES)
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
     if not files:
-        raise ExportError(f"{folder} holds no video ({', '.join(video.VIDEO_SUFFIXES)})")
-    return [preprocess.fit_clip(video.read_frames(file, clip.frames, pad="repeat-last"), clip) for file in files]
+        raise ExportError(f"{folder} holds no video ({', '.join(VIDEO_SUFFIXES)})")
+    with ClipReader(ClipRequest(frames=clip.frames, height=clip.height, width=clip.width, crop=crop)) as reader:
+        return [reader.read_one(file, pad="repeat-last") for file in files]
 
 
 def compute_reference(model: Headed, frames_BTHWC: FramesArray, inputs: ExtraArrays) -> Reference:

@@ -2,7 +2,22 @@
 
 from .backends import Backend, Outputs, open_backend
 from .classify import Classification
+from .decode_messages import ClipRequest, DecodeLimits, SampledClip, VideoReport
+from .decoder import VideoDecoder
 from .embedding import EmbeddingEngine
 from .parity import Reference, check_parity
 
-__all__ = ["Backend", "Classification", "EmbeddingEngine", "Outputs", "Reference", "check_parity", "open_backend"]
+__all__ = [
+    "Backend",
+    "Classification",
+    "ClipRequest",
+    "DecodeLimits",
+    "EmbeddingEngine",
+    "Outputs",
+    "Reference",
+    "SampledClip",
+    "VideoDecoder",
+    "VideoReport",
+    "check_parity",
+    "open_backend",
+]

@@ -30,6 +30,7 @@ def classify_command(
     top: int,
     views: int,
     backend: BackendChoice,
+    sampling: str,
     pad: Pad,
     batch_size: int,
     json_file: str | None,
@@ -38,7 +39,13 @@ def classify_command(
     console = Console(stderr=True)
     with backend.open(bundle) as engine:
         results = engine.classify(
-            list(videos), top=top, views=views, batch_size=batch_size, pad=pad, show_progress_bar=console.is_terminal
+            list(videos),
+            top=top,
+            views=views,
+            batch_size=batch_size,
+            sampling=sampling,
+            pad=pad,
+            show_progress_bar=console.is_terminal,
         )
         manifest, ran = engine.backend.bundle.manifest, engine.backend
     if json_file != "-":

@@ -27,39 +27,47 @@ def embed_command(
     videos: tuple[Path, ...],
     output: Path,
     backend: BackendChoice,
+    sampling: str,
     pad: Pad,
     batch_size: int,
     normalize: bool,
     json_file: str | None,
 ) -> None:
-    """Embed VIDEOS with BUNDLE: one row of float32 a video, in the order given."""
+    """Embed VIDEOS with BUNDLE: one row of float32 a clip, in the order given.
+
+    A video is one clip, unless --sampling says segments or window.
+    """
     if output.suffix not in (".npy", ".parquet"):
         raise Vjepa2Error(f"{output} ends in {output.suffix!r}; an output is a .npy or a .parquet file")
     parquet = import_with_extra("vjepa2.runtime.parquet", "parquet") if output.suffix == ".parquet" else None
     console = Console(stderr=True)
     with backend.open(bundle) as engine:
-        embeddings = engine.encode(
+        rows = engine.encode_clips(
             list(videos),
             batch_size=batch_size,
             normalize_embeddings=normalize,
+            sampling=sampling,
             pad=pad,
             show_progress_bar=console.is_terminal,
         )
-        facts = _describe(engine, output, embeddings)
+        facts = _describe(engine, output, rows.values)
     if parquet is None:
-        write_whole(output, lambda stream: np.save(stream, embeddings))
+        write_whole(output, lambda stream: np.save(stream, rows.values))
     else:
-        write_whole(output, lambda stream: parquet.write_embeddings(stream, videos, embeddings, facts))
-    rows, dim = embeddings.shape
+        write_whole(output, lambda stream: parquet.write_embeddings(stream, videos, rows, facts))
+    count, dim = rows.values.shape
     console.print(
-        f"{output}: {rows} x {dim} float32, by {facts['backend']} on {facts['device']} in {facts['precision']} "
+        f"{output}: {count} x {dim} float32, by {facts['backend']} on {facts['device']} in {facts['precision']} "
         f"({facts['reason']})",
         highlight=False,
     )
     if facts["warning"]:
         console.print(f"note: {facts['warning']}", style="yellow", highlight=False)
     if json_file:
-        write_json(json_file, facts | {"videos": [str(video) for video in videos]})
+        places = [
+            {"video": str(videos[place.video]), "start_s": place.start_s, "end_s": place.end_s} for place in rows.places
+        ]
+        write_json(json_file, facts | {"videos": [str(video) for video in videos], "rows": places})
 
 
 def _describe(engine: EmbeddingEngine, output: Path, embeddings: FloatArray) -> dict[str, object]:

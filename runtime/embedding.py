@@ -1,26 +1,27 @@
 """How does an app turn videos into embeddings, and into names of classes?"""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError, VideoError
-from vjepa2.extras import import_with_extra
 from vjepa2.spec import OutputName
 
 from .backends import Backend, open_backend
 from .backends.base import FloatArray, FramesArray
 from .backends.placement import Executed
 from .classify import Classification, rank_classes
-from .sampling import Pad, choose_frames
+from .clip_reader import ClipReader, Video
+from .decode_messages import ClipRequest
+from .sampling import Pad, parse_sampling
 
-Video = str | Path | npt.NDArray[np.uint8]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
 _OUTPUTS: dict[OutputValue, OutputName] = {
     "sentence_embedding": "embedding",
@@ -28,11 +29,29 @@ _OUTPUTS: dict[OutputValue, OutputName] = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipPlace:
+    """Which part of which video a row is made of; None where the video is an array, which has no clock."""
+
+    video: int  # its number among those given, from 0
+    start_s: float | None
+    end_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedClips:
+    """One output of a model, a row a clip."""
+
+    values: FloatArray
+    places: tuple[ClipPlace, ...]
+
+
 class EmbeddingEngine:
     """Videos in, embeddings or classes out, by one backend. Its words are those of sentence-transformers."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self.clips = ClipReader(ClipRequest.of(backend.bundle.manifest))
 
     @classmethod
     def open(
@@ -58,21 +77,47 @@ class EmbeddingEngine:
         show_progress_bar: bool = False,
         normalize_embeddings: bool = False,
         output_value: OutputValue = "sentence_embedding",
+        sampling: str = "uniform",
         pad: Pad = "none",
     ) -> FloatArray:
         """Float32 embeddings `[videos, D]`, or with "token_embeddings" `[videos, N, D]`; for one video its row alone.
 
-        A video is a path, or frames `[T, H, W, 3]` uint8 RGB; T frames of it are taken evenly, the short side is
-        resized and the centre is cropped. `normalize_embeddings` divides each vector by its Euclidean length.
+        A video is a path, or frames `[T, H, W, 3]` uint8 RGB; T frames of it are taken evenly, or as `sampling` says
+        (see `runtime.sampling`), the short side is resized and the centre is cropped. "segments:K" and "window" give
+        several clips a video and a row for each: `encode_clips` tells them apart. `normalize_embeddings` divides each
+        vector by its Euclidean length.
         """
+        rows = self.encode_clips(
+            videos,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            normalize_embeddings=normalize_embeddings,
+            output_value=output_value,
+            sampling=sampling,
+            pad=pad,
+        )
+        single = isinstance(videos, (str, Path, np.ndarray)) and not parse_sampling(sampling).several
+        result: FloatArray = rows.values[0] if single else rows.values
+        return result
+
+    def encode_clips(
+        self,
+        videos: Video | Iterable[Video],
+        *,
+        batch_size: int = 1,
+        show_progress_bar: bool = False,
+        normalize_embeddings: bool = False,
+        output_value: OutputValue = "sentence_embedding",
+        sampling: str = "uniform",
+        pad: Pad = "none",
+    ) -> "EncodedClips":
+        """What `encode` gives, a row a clip, and which part of which video each row is."""
         if output_value not in _OUTPUTS:
             raise ValueError(f"output_value is {output_value!r}; it must be one of {', '.join(_OUTPUTS)}")
-        single = isinstance(videos, (str, Path, np.ndarray))
-        encoded = self._run_all(videos, _OUTPUTS[output_value], batch_size, show_progress_bar, pad)
+        rows = self._run_all(videos, _OUTPUTS[output_value], batch_size, show_progress_bar, sampling, pad)
         if normalize_embeddings:
-            encoded /= np.maximum(np.linalg.norm(encoded, axis=-1, keepdims=True), 1e-12)
-        result: FloatArray = encoded[0] if single else encoded
-        return result
+            rows.values[...] /= np.maximum(np.linalg.norm(rows.values, axis=-1, keepdims=True), 1e-12)
+        return rows
 
     def classify(
         self,
@@ -82,12 +127,14 @@ class EmbeddingEngine:
         views: int = 1,
         batch_size: int = 1,
         show_progress_bar: bool = False,
+        sampling: str = "uniform",
         pad: Pad = "none",
     ) -> list[Classification]:
         """The `top` likeliest classes of each video, by a bundle that was exported with a classifier.
 
         Videos are what `encode` takes. Of several `views` (the original evaluations had three) each is a crop along
-        the frames' long side, without a margin, and the probabilities are averaged. Classes without names are called
+        the frames' long side, without a margin, and the probabilities are averaged,
+        as are those of several clips of a video. Classes without names are called
         by their numbers.
         """
         if top < 1:
@@ -100,11 +147,15 @@ class EmbeddingEngine:
                 f"{self.backend.bundle.path.name} has no classifier, its head is {manifest.head}; "
                 "export one with --head classifier"
             )
-        logits = self._run_all(videos, "logits", batch_size, show_progress_bar, pad, views)
-        return rank_classes(logits.reshape(-1, views, manifest.classes), manifest.labels, top)
+        rows = self._run_all(videos, "logits", batch_size, show_progress_bar, sampling, pad, views)
+        owners = np.array([place.video for place in rows.places])
+        return [
+            rank_classes(rows.values[owners == video][None], manifest.labels, top)[0] for video in range(owners[-1] + 1)
+        ]
 
     def close(self) -> None:
-        """Free the model. Safe to call twice."""
+        """Free the model and end the decoder. Safe to call twice."""
+        self.clips.close()
         self.backend.close()
 
     def __enter__(self) -> "EmbeddingEngine":
@@ -123,40 +174,32 @@ class EmbeddingEngine:
         output: OutputName,
         batch_size: int,
         show_progress_bar: bool,
+        sampling: str,
         pad: Pad,
         views: int = 1,
-    ) -> FloatArray:
-        """One output of every view of every video, rows in the order given."""
+    ) -> "EncodedClips":
+        """One output of every view of every clip of every video, rows in the order given."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         items: list[Video] = [videos] if isinstance(videos, (str, Path, np.ndarray)) else list(videos)
         if not items:
             raise VideoError("there is no video to encode; give at least one")
-        rows = []
-        batches = range(0, len(items), batch_size)
         # rich is as slow to import as all the rest of the runtime but numpy
-        steps = import_module("vjepa2.progress").track_steps(batches, "encoding") if show_progress_bar else batches
-        for start in steps:
-            clips = [self._read_views(video, pad, views) for video in items[start : start + batch_size]]
-            clips_BTHWC = np.concatenate(clips)
-            for first in range(0, len(clips_BTHWC), batch_size):
-                part = self.backend.run(clips_BTHWC[first : first + batch_size], (output,))
-                rows.append(part.by_name()[output])
-        return np.concatenate(rows)
+        steps = import_module("vjepa2.progress").track_steps(items, "encoding") if show_progress_bar else items
+        clips = (
+            (frames_THWC, ClipPlace(video=number, start_s=clip.start_s, end_s=clip.end_s))
+            for number, video in enumerate(steps)
+            for clip in self.clips.read(video, sampling, pad, views)
+            for frames_THWC in clip.views_VTHWC
+        )
+        results: list[FloatArray] = []
+        places: list[ClipPlace] = []
+        while batch := list(islice(clips, batch_size)):
+            frames_BTHWC = np.stack([frames_THWC for frames_THWC, _ in batch])
+            results.append(self.backend.run(frames_BTHWC, (output,)).by_name()[output])
+            places += [place for _, place in batch]
+        return EncodedClips(values=np.concatenate(results), places=tuple(places))
 
-    def read_clip(self, video: Video, pad: Pad = "none") -> FramesArray:
+    def read_clip(self, video: Video, pad: Pad = "none", sampling: str = "uniform") -> FramesArray:
         """Frames `[T, H, W, 3]` of a video as `backend.run` takes them."""
-        clip_THWC: FramesArray = self._read_views(video, pad, 1)[0]
-        return clip_THWC
-
-    def _read_views(self, video: Video, pad: Pad, views: int) -> FramesArray:
-        """Views `[V, T, H, W, 3]` of a video; the frames of a classifier's segments are evenly spread as all are."""
-        manifest = self.backend.bundle.manifest
-        clip, count = manifest.clip, manifest.frames_shape[0]
-        preprocess = import_with_extra("vjepa2.runtime.preprocess", "video")
-        if isinstance(video, np.ndarray):
-            frames = video[choose_frames(len(video), count, pad=pad, name="the array")]
-        else:
-            frames = import_with_extra("vjepa2.runtime.video", "video").read_frames(video, count, pad=pad)
-        fitted: FramesArray = preprocess.fit_views(frames, clip, views)
-        return fitted
+        return self.clips.read_one(video, sampling, pad)

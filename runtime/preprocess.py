@@ -1,32 +1,68 @@
-"""How do frames of any size become the clip that the model was trained on?"""
+"""How do frames of any size become the clip that the model was trained on?
+
+Axes: V views, T frames, H, W pixels, C colours.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
 from vjepa2.errors import VideoError
-from vjepa2.pixels import fit_pixels, slide_pixels
+from vjepa2.fitting import fit_frames
+from vjepa2.manifest import CROP_DOWN, Crop
 from vjepa2.spec import ClipSpec
 
 FramesArray = npt.NDArray[np.uint8]
+_TOGETHER = (
+    2  # frames: the more a thread does in one go, the less it waits for the interpreter, and the more for memory
+)
 
 
-def fit_clip(frames_THWC: FramesArray, clip: ClipSpec) -> FramesArray:
-    """Frames `[T, H, W, 3]`, uint8, each brought to the clip's size as `vjepa2.pixels.fit_pixels` says."""
-    _check(frames_THWC)
-    return np.stack([fit_pixels(frame, clip) for frame in frames_THWC])
+def fit_clip(
+    frames_THWC: FramesArray | Sequence[FramesArray],
+    clip: ClipSpec,
+    crop: Crop = CROP_DOWN,
+    *,
+    threads: int | None = None,
+) -> FramesArray:
+    """Frames `[T, H, W, 3]`, or a list of `[H, W, 3]`, uint8, each brought to the clip's size by `fit_pixels`.
+
+    `threads` at once, or as many as this process has cores; their number changes nothing else.
+    """
+    fitted: FramesArray = fit_views(frames_THWC, clip, 1, crop, threads=threads)[0]
+    return fitted
 
 
-def fit_views(frames_THWC: FramesArray, clip: ClipSpec, views: int) -> FramesArray:
-    """Views `[V, T, H, W, 3]` of the clip's size: one is `fit_clip`'s, more are `vjepa2.pixels.slide_pixels`'s."""
-    if views == 1:
-        return fit_clip(frames_THWC, clip)[None]
-    _check(frames_THWC)
-    return np.stack([slide_pixels(frame, clip, views) for frame in frames_THWC], axis=1)
+def fit_views(
+    frames_THWC: FramesArray | Sequence[FramesArray],
+    clip: ClipSpec,
+    views: int,
+    crop: Crop = CROP_DOWN,
+    *,
+    threads: int | None = None,
+) -> FramesArray:
+    """Views `[V, T, H, W, 3]` of the clip's size: one is `fit_clip`'s, more are along its longer side."""
+    for frame in frames_THWC:
+        _check(frame)
+    sizes = {frame.shape[:2] for frame in frames_THWC}
+    if len(sizes) > 1:
+        raise VideoError(f"frames are of {len(sizes)} sizes, {sorted(sizes)}; the frames of a clip must be of one size")
+    fitted_VTHWC = np.empty((views, len(frames_THWC), clip.height, clip.width, 3), np.uint8)
+
+    def fit(first: int) -> None:
+        part = slice(first, first + _TOGETHER)
+        fitted_VTHWC[:, part] = fit_frames(frames_THWC[part], clip, views, crop)
+
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(fit, range(0, len(frames_THWC), _TOGETHER)))
+    return fitted_VTHWC
 
 
-def _check(frames_THWC: FramesArray) -> None:
-    if frames_THWC.dtype != np.uint8 or frames_THWC.ndim != 4 or frames_THWC.shape[3] != 3:
-        raise VideoError(f"frames are {frames_THWC.dtype} {list(frames_THWC.shape)}; they must be uint8 [T, H, W, 3]")
-    _, height, width, _ = frames_THWC.shape
-    if not height or not width:
-        raise VideoError(f"frames are {height} x {width} pixels; they must not be empty")
+def _check(frame_HWC: FramesArray) -> None:
+    if frame_HWC.dtype != np.uint8 or frame_HWC.ndim != 3 or frame_HWC.shape[2] != 3:
+        raise VideoError(f"a frame is {frame_HWC.dtype} {list(frame_HWC.shape)}; they must be uint8 [H, W, 3]")
+    if not frame_HWC.size:
+        raise VideoError(f"frames are {frame_HWC.shape[0]} x {frame_HWC.shape[1]} pixels; they must not be empty")

@@ -30,6 +30,7 @@ def run_command(
     output: Path,
     inputs: Path | None,
     backend: BackendChoice,
+    sampling: str,
     pad: Pad,
     json_file: str | None,
 ) -> None:
@@ -40,7 +41,7 @@ def run_command(
     console = Console(stderr=True)
     with backend.open(bundle) as engine:
         names: Any = [info.name for info in engine.backend.bundle.manifest.outputs]
-        frames_BTHWC = np.stack([engine.read_clip(video, pad) for video in videos])
+        frames_BTHWC = np.stack([engine.read_clip(video, pad, sampling) for video in videos])
         results = engine.backend.run(frames_BTHWC, names, extras).by_name()
         manifest, ran = engine.backend.bundle.manifest, engine.backend
     arrays: dict[str, Any] = {str(name): array for name, array in results.items()}

@@ -11,7 +11,7 @@ import click
 from .backends import BACKENDS
 from .backends.placement import EXECUTED, Executed
 from .embedding import EmbeddingEngine
-from .sampling import Pad
+from .sampling import SAMPLINGS, Pad
 
 Command = Callable[..., None]
 
@@ -31,7 +31,7 @@ class BackendChoice:
 
 
 def video_options(command: Command) -> Command:
-    """Add BUNDLE VIDEOS... and options to a click command that has parameters `bundle videos backend pad`.
+    """Add BUNDLE VIDEOS... and options to a click command that has parameters `bundle videos backend sampling pad`.
 
     `backend` is a `BackendChoice`, made of four options.
     """
@@ -42,6 +42,7 @@ def video_options(command: Command) -> Command:
         click.option("--device", help="cpu, cuda, cuda:1, gpu: one that the backend has; its first by default."),
         click.option("--precision", type=click.Choice(EXECUTED), help="The bundle's by default."),
         click.option("--allow", multiple=True, help="A place or precision that nodes may fall to; otherwise an error."),
+        click.option("--sampling", default="uniform", show_default=True, help=f"Which frames: {SAMPLINGS}."),
         click.option(
             "--pad",
             type=click.Choice(get_args(Pad)),

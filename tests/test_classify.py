@@ -60,7 +60,7 @@ def engine(trained: Path) -> Iterator[EmbeddingEngine]:
 
 
 def clips_of(engine: EmbeddingEngine, videos: list[FramesArray]) -> torch.Tensor:
-    frames = np.stack([engine.read_clip(video) for video in videos])
+    frames = np.stack([engine.clips.read_one(video) for video in videos])
     return torch.from_numpy(normalise(frames, RGB_MEAN, RGB_STD))
 
 

@@ -205,3 +205,25 @@ def test_embed_runs_as_it_was_asked_to(
     status, _, err = run(*words, "--backend", "openvino", "--precision", "fp16", "--allow", "bf16", "--allow", "fp32")
     assert status == 0
     assert "by openvino on cpu in" in err
+
+
+def test_embed_writes_where_each_clip_of_a_video_lies(
+    run: Run, exported: Path, write_video: Writer, scene: FramesArray, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.parquet"
+    status, out, _ = run(
+        "embed", exported, write_video(scene), "-o", target, "--sampling", "window:8", "--batch-size", 2, "--json", "-"
+    )
+    assert status == 0
+    table = pq.read_table(target)
+    assert table["start_s"].to_pylist() == [0.0, 1.0, 2.0]
+    assert [row["start_s"] for row in json.loads(out)["rows"]] == [0.0, 1.0, 2.0]
+    status, _, err = run("embed", exported, write_video(scene), "-o", target, "--sampling", "often")
+    assert (status, err.count("sampling is 'often'; it must be one of uniform, fps:N, stride:N")) == (2, 1)
+
+
+def test_the_manifest_says_how_odd_margins_are_rounded(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    arguments = ("--frames", 2, "--size", 32, "--layers", 1, "--no-simplify", "--odd-margin", "even")
+    assert run("export", checkpoint, "-o", target, *arguments)[0] == 0
+    assert Bundle.open(target).manifest.preprocessing.crop == "centre, odd margins rounded half to even"

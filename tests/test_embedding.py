@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from tests.conftest import TINY_CLIP, tiny_encoder
+from tests.videos import decode_all
 from vjepa2.errors import BundleError, VideoError
 from vjepa2.runtime import EmbeddingEngine
 from vjepa2.runtime.backends.base import FramesArray, normalise
 from vjepa2.runtime.preprocess import fit_clip
-from vjepa2.runtime.video import read_frames
+from vjepa2.runtime.sampling import Footage, choose_frames, parse_sampling
 from vjepa2.spec import RGB_MEAN, RGB_STD
 
 Writer = Callable[..., Path]
@@ -27,7 +28,8 @@ def test_a_video_is_embedded_as_by_hand(engine: EmbeddingEngine, write_video: Wr
     file = write_video(scene)
     torch = pytest.importorskip("torch")
     embeddings = engine.encode([file])
-    frames = fit_clip(read_frames(file, TINY_CLIP.frames), TINY_CLIP)
+    numbers = choose_frames(parse_sampling("uniform"), Footage(total=24, count=TINY_CLIP.frames))[0]
+    frames = fit_clip(decode_all(file)[numbers], TINY_CLIP)
     with torch.no_grad():
         tokens = tiny_encoder()(torch.from_numpy(normalise(frames[None], RGB_MEAN, RGB_STD)))
     assert embeddings.shape == (1, 192)
@@ -83,3 +85,33 @@ def test_a_changed_bundle_is_not_opened(bundle_copy: Path) -> None:
     weights.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     with pytest.raises(BundleError, match="was changed after export"):
         EmbeddingEngine.open(bundle_copy)
+
+
+def test_each_clip_of_a_video_is_a_row_that_says_where_it_lies(
+    engine: EmbeddingEngine, write_video: Writer, scene: FramesArray
+) -> None:
+    file = write_video(scene)
+    rows = engine.encode_clips([file, scene[:9]], sampling="window:8", batch_size=3)
+    assert [(place.video, place.start_s) for place in rows.places] == [(0, 0.0), (0, 1.0), (0, 2.0), (1, None)]
+    assert rows.places[1].end_s == pytest.approx(1.5)
+    assert rows.values.shape == (4, 192)
+    np.testing.assert_allclose(rows.values[3], engine.encode(scene[:4]), atol=1e-6)
+    assert engine.encode(file, sampling="window:8").shape == (3, 192), "of one video all rows"
+    assert engine.encode(file, sampling="stride:2").shape == (192,)
+
+
+def test_a_damaged_video_is_refused_and_named(engine: EmbeddingEngine, write_video: Writer, scene: FramesArray) -> None:
+    file = write_video(scene, "a.mkv")
+    with file.open("r+b") as stream:
+        stream.truncate(file.stat().st_size * 3 // 4)
+    with pytest.raises(VideoError, match=r"a\.mkv is partial \(.* frames: .*\); it is truncated or damaged: mend it"):
+        engine.encode([file])
+    with pytest.raises(VideoError, match=r"none\.mp4: it is not a file that can be read"):
+        engine.encode(["none.mp4"])
+    with pytest.raises(VideoError, match="sampling is 'often'; it must be one of uniform"):
+        engine.encode([file], sampling="often")
+
+
+def test_an_image_classifier_and_run_take_one_clip_a_video(engine: EmbeddingEngine, scene: FramesArray) -> None:
+    with pytest.raises(VideoError, match="sampling 'window' gives several clips a video"):
+        engine.clips.read_one(scene, "window")

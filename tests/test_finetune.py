@@ -29,10 +29,11 @@ from vjepa2.errors import CheckpointError, ExportError, FinetuneError, SpecError
 from vjepa2.export.describe import ExportRequest
 from vjepa2.export.pipeline import export_bundle
 from vjepa2.finetune import FinetuneRequest, Progress, finetune_classifier, make_classifier
+from vjepa2.fitting import fit_pixels
 from vjepa2.heads import ImageClassifier, ImageHead
 from vjepa2.image_batches import ImageBatch, normalise_pixels, read_batches
 from vjepa2.image_folder import scan_images
-from vjepa2.pixels import fit_pixels, read_image
+from vjepa2.pixels import read_image
 from vjepa2.recipe import Recipe, parameter_groups, rate_factor
 from vjepa2.registry import find_release
 from vjepa2.run_folder import RunFolder

@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "vjepa2/names.py": {"torch"},
     "vjepa2/weights.py": {"torch"},
     "vjepa2/checkpoints.py": {"torch"},
+    "vjepa2/fitting.py": {"numpy"},
     "vjepa2/pixels.py": {"numpy", "PIL"},
     "vjepa2/image_folder.py": {"numpy"},
     "vjepa2/image_batches.py": {"numpy", "torch"},

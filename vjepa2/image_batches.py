@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vjepa2.fitting import fit_pixels
 from vjepa2.image_folder import Sample
-from vjepa2.pixels import fit_pixels, read_image
+from vjepa2.pixels import read_image
 from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec
 
 

@@ -18,6 +18,10 @@ Transform = Literal["none", "transposed", "folded"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 CalibrationMethod = Literal["percentile", "entropy"]
 Batch = int | Literal["dynamic"]
+# of the margin that is cut away: an odd one is not halved alike in transformers (down) and the original repository
+Crop = Literal["centre, odd margins rounded down", "centre, odd margins rounded half to even"]
+CROP_DOWN: Crop = "centre, odd margins rounded down"
+CROP_EVEN: Crop = "centre, odd margins rounded half to even"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,7 @@ class Preprocessing:
     sampling: str = "uniform: arange(T) * total // T"
     resize_factor: tuple[int, int] = (256, 224)  # the resized side is int(size * 256 / 224)
     interpolation: str = "bilinear, antialiased, rounded to uint8"
-    crop: str = "centre, odd margins rounded down"
+    crop: Crop = CROP_DOWN
     mean: tuple[float, float, float] = RGB_MEAN
     std: tuple[float, float, float] = RGB_STD
     pooling: str = "mean over tokens"

@@ -1,0 +1,83 @@
+"""Which clips does an app get of a video, be it a path or an array?
+
+Axes: V views, T frames, H, W pixels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from vjepa2.errors import VideoError
+from vjepa2.spec import ClipSpec
+
+from .backends.base import FramesArray
+from .decode_messages import ClipRequest, SampledClip, VideoReport
+from .decoder import VideoDecoder
+from .preprocess import fit_views
+from .sampling import Footage, Pad, choose_frames, parse_sampling
+
+Video = str | Path | npt.NDArray[np.uint8]
+
+
+class ClipReader:
+    """Clips of one size. It owns a `VideoDecoder`, whose first process starts with the first path."""
+
+    def __init__(self, request: ClipRequest, decoder: VideoDecoder | None = None) -> None:
+        self.decoder = decoder or VideoDecoder()
+        self._request = request
+        self._clip = ClipSpec(frames=1, height=request.height, width=request.width, tubelet=1, patch=1)
+
+    def read(self, video: Video, sampling: str = "uniform", pad: Pad = "none", views: int = 1) -> Iterator[SampledClip]:
+        """Each clip of a video; a `VideoError` before the first if it is refused, after the last if it is damaged."""
+        parse_sampling(sampling)
+        request = replace(self._request, sampling=sampling, pad=pad, views=views)
+        if isinstance(video, np.ndarray):
+            yield from self._cut(video, request)
+            return
+        reading = self.decoder.open(video, request)
+        yield from reading
+        assert reading.report is not None
+        if reading.report.status != "ok":
+            raise VideoError(explain_refusal(video, reading.report))
+
+    def read_one(self, video: Video, sampling: str = "uniform", pad: Pad = "none") -> FramesArray:
+        """The only clip of a video, `[T, H, W, 3]`; a `VideoError` if the sampling gives several."""
+        if parse_sampling(sampling).several:
+            raise VideoError(f"sampling {sampling!r} gives several clips a video, and here each is one: use another")
+        (clip,) = self.read(video, sampling, pad)
+        return clip.frames_THWC
+
+    def close(self) -> None:
+        """End the decoder's processes. Safe to call twice."""
+        self.decoder.close()
+
+    def __enter__(self) -> "ClipReader":
+        """The reader itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _cut(self, video_THWC: FramesArray, request: ClipRequest) -> Iterator[SampledClip]:
+        footage = Footage(total=len(video_THWC), count=request.frames, pad=request.pad, name="the array")
+        chosen_KT = choose_frames(parse_sampling(request.sampling), footage)
+        for number, frames in enumerate(chosen_KT):
+            there, back = np.unique(frames, return_inverse=True)
+            fitted = fit_views([video_THWC[index] for index in there], self._clip, request.views, request.crop)
+            yield SampledClip(
+                views_VTHWC=fitted[:, back], number=number, clips=len(chosen_KT), start_s=None, end_s=None
+            )
+
+
+def explain_refusal(video: str | Path, report: VideoReport) -> str:
+    """Why a video that is not `ok` is not used, as one line that names it."""
+    if report.status == "rejected":
+        return f"{video}: {report.reason}"
+    return f"{video} is {report}; it is truncated or damaged: mend it or leave it out"

@@ -1,0 +1,68 @@
+"""The process that decodes: one video after another, until its parent is gone or kills it.
+
+It is started by `runtime.decode_process` and takes jobs from a socket: a video's descriptor, and shared memory to lay
+clips into. What a video can do to it, it can do to nothing else.
+"""
+
+import ctypes
+import fcntl
+import mmap
+import os
+import resource
+import select
+import socket
+from pathlib import Path
+
+from vjepa2.errors import MissingDependencyError
+from vjepa2.extras import import_with_extra
+
+from .decode_messages import MESSAGE_BYTES, DecodeLimits, Finished, Free, Job, Ready, decode_message, encode_message
+
+_NO_NEW_PRIVILEGES = 38
+
+
+def run_worker(channel: int, lifeline: int) -> None:
+    """Serve the parent at the other end of `channel`; when it closes `lifeline`, however it ends, so does this."""
+    _die_with(lifeline)
+    os.set_blocking(2, False)  # what FFmpeg has to say may be lost, and must not stop it
+    with socket.socket(fileno=channel) as parent:
+        try:
+            decode = import_with_extra("vjepa2.runtime.decode_video", "video").decode_video
+        except MissingDependencyError as error:
+            parent.send(encode_message(Ready(missing=str(error))))
+            return
+        parent.send(encode_message(Ready()))
+        while True:
+            data, files, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, 2)
+            if not data:
+                return
+            job = decode_message(data, Job, Free)
+            if not isinstance(job, Job):  # a slot of the video before is free
+                continue
+            _limit_process(job.limits)
+            report = decode(parent, job, *files)
+            parent.send(encode_message(Finished(report=report, retire=_address_space() > job.limits.memory_bytes // 2)))
+
+
+def _die_with(lifeline: int) -> None:
+    """Ask the kernel for a signal, deadly by default, when the parent's end of a pipe is closed."""
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    if select.select([lifeline], [], [], 0)[0]:
+        raise SystemExit("the parent is gone")
+
+
+def _limit_process(limits: DecodeLimits) -> None:
+    ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    for kind, value in (
+        (resource.RLIMIT_AS, limits.memory_bytes),
+        (resource.RLIMIT_NOFILE, limits.open_files),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def _address_space() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * mmap.PAGESIZE
