@@ -219,7 +219,9 @@ def test_a_graph_outside_the_gate_is_no_bundle(tmp_path: Path, monkeypatch: pyte
         return traced
 
     monkeypatch.setattr(pipeline, "trace_model", trace_wrongly)
-    with pytest.raises(ParityError, match=r"portable.onnx is outside its gate: .*token_worst is .*; no bundle was written"):
+    with pytest.raises(
+        ParityError, match=r"portable.onnx is outside its gate: .*token_worst is .*; no bundle was written"
+    ):
         export_bundle(tiny_request(), tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "vjepa2/folding.py": {"torch"},
     "vjepa2/names.py": {"torch"},
     "vjepa2/weights.py": {"torch"},
+    "vjepa2/hard_weights.py": {"torch"},
     "vjepa2/checkpoints.py": {"torch"},
     "vjepa2/pixels.py": {"numpy", "PIL"},
     "vjepa2/image_folder.py": {"numpy"},
@@ -46,6 +47,7 @@ MAY_IMPORT = {
     "vjepa2/finetune_cli.py": {"click", "rich"},
     "vjepa2/checkpoint_files.py": {"torch", "safetensors", "huggingface_hub"},
     "export": {"numpy", "torch", "onnx", "onnx_ir", "click", "rich"},
+    "export/calibrate.py": {"numpy", "torch", "onnxruntime"},
     "export/compile.py": {"numpy", "tensorrt", "click"},
     "runtime": {"numpy"},
     "runtime/cli.py": {"numpy", "click", "rich"},
@@ -57,10 +59,12 @@ MAY_IMPORT = {
     "runtime/backends/pytorch.py": {"numpy", "torch"},
     "runtime/backends/onnxrt.py": {"numpy", "onnxruntime"},
 }
+# what in export proves with runtime
+PROVES = {"export/pipeline.py", "export/compile.py", "export/prove.py"}
 # rooms that a file may look into, apart from the core, which all may
 MODEL = {
     "positions", "layers", "masks", "encoder", "heads", "headed", "predictor", "action_predictor", "anticipation",
-    "folding", "names", "filling", "weights", "checkpoints", "head_checkpoints", "checkpoint_files",
+    "folding", "names", "filling", "weights", "hard_weights", "checkpoints", "head_checkpoints", "checkpoint_files",
 }  # fmt: skip
 
 
@@ -91,7 +95,7 @@ def faults(path: str, source: str) -> list[str]:
         looks_at_model = parts[1] in MODEL and room == "runtime" and path != "runtime/backends/pytorch.py"
         leaves_core = parts[1] in {"export", "runtime"} and room == "vjepa2"
         crosses = parts[1] == "export" and room == "runtime"
-        proves = parts[1] == "runtime" and room == "export" and path not in {"export/pipeline.py", "export/compile.py"}
+        proves = parts[1] == "runtime" and room == "export" and path not in PROVES
         if looks_at_model or leaves_core or crosses or proves:
             wrong.append(f"{path} imports {name}")
     return wrong

@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, Bundle
 from vjepa2.errors import BackendError
+from vjepa2.manifest import Precision
 from vjepa2.spec import OutputName
 
 from .base import Backend, FloatArray, FramesArray, InputArray, normalise
@@ -23,9 +24,16 @@ class OnnxRuntimeBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     graph: ClassVar[str] = ONNXRUNTIME
+    runs: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")  # in which the CPU provider computes what the graph says
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
+        if bundle.manifest.precision not in self.runs:
+            raise BackendError(
+                f"{bundle.path.name} is {bundle.manifest.precision}, and ONNX Runtime's CPU provider would compute "
+                f"{self.graph} partly in another precision; {self.name} runs {' and '.join(self.runs)}: compile the "
+                "bundle, or export one of these"
+            )
         _refuse_double_install()
         self.device, self.precision = "cpu", bundle.manifest.precision
         self._session: ort.InferenceSession | None = open_session(bundle.path / self.graph)
@@ -50,6 +58,7 @@ class OnnxRuntimePortableBackend(OnnxRuntimeBackend):
 
     name: ClassVar[str] = "onnxruntime-portable"
     graph: ClassVar[str] = PORTABLE
+    runs: ClassVar[tuple[Precision, ...]] = ("fp32",)
 
 
 def open_session(graph: Path) -> ort.InferenceSession:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vjepa2.bundle import Bundle
+from vjepa2.errors import BackendError
 from vjepa2.folding import unfold_patches
 from vjepa2.headed import Headed, build_headed, compute_outputs, embed_clips
 from vjepa2.manifest import Manifest, StoredParameter
@@ -24,6 +25,11 @@ class PyTorchBackend(Backend):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
+        if bundle.manifest.precision != "fp32":
+            raise BackendError(
+                f"{bundle.path.name} is {bundle.manifest.precision}, and the module computes in float32 with weights "
+                "that were not rounded; pytorch runs fp32: export that"
+            )
         self.device, self.precision = "cpu", "fp32"
         self._model: Headed | None = rebuild_model(bundle)
 
