@@ -163,10 +163,7 @@ def _gelu_of(erf: onnx.NodeProto, facts: _Facts) -> list[str]:
 
 
 def _agreed(node: onnx.NodeProto, facts: _Facts, widths: Mapping[str, Width]) -> Width | None:
-    """The width that all readers have; a linear layer's bias has its MatMul's."""
-    maker = facts.makers.get(node.input[0])
-    if node.op_type == "Add" and maker is not None and maker.op_type == "MatMul" and maker.name in widths:
-        return widths[maker.name]
+    """The width that all readers have; outputs of the graph are float32."""
     wanted = {widths.get(reader.name) for name in node.output for reader in facts.readers[name]}
     if facts.outputs.intersection(node.output):
         wanted.add("fp32")

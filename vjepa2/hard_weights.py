@@ -20,8 +20,8 @@ HARD_WARNING = (
     "every number is real, and the embeddings mean nothing"
 )
 _SPREAD = 0.7  # of the logarithm of a gain
-_SMALL_GAIN = 0.03  # of a channel that is massive
-_MASSIVE = (350.0, 900.0, 1600.0, 2500.0)  # what the channels hold in the tokens that fire most
+_SMALL_GAIN = 0.005  # of a channel that is massive
+_MASSIVE = (300.0, 700.0, 1100.0, 1600.0)  # what the channels hold in the tokens that fire most
 _FIRING = 0.88  # quantile of tokens above which a token fires, of each of two directions
 _STEEPNESS = 4.0  # of a hidden unit: what it is before GELU in the token that fires most
 _STEP = 12.0  # the same of the two units whose difference is a step
