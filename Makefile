@@ -19,7 +19,7 @@ endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena prove-giant clean
+.PHONY: help install export edge test test-full check format lint bench-arena bench-start gpu prove-giant probe-tensorrt bench-memory clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,14 +42,23 @@ export: install  ## export MODEL with WEIGHTS, prove it, compile it if there is 
 PYTHON310 ?= $(shell python3.10 -c 'import sys; print(sys.executable)' 2>/dev/null || ls "$$(pyenv prefix $$(pyenv latest 3.10))/bin/python" 2>/dev/null)
 EDGE := .venv-edge/bin
 
-edge:  ## .venv-edge: Python 3.10 with the runtime and nothing that exports, tried bare first
+.venv-edge/installed: pyproject.toml constraints.txt
 ifneq ($(PYTHON310),)
 	test -x $(EDGE)/vjepa2 || { $(PYTHON310) -m venv .venv-edge && $(EDGE)/python -m pip install --quiet . && \
-	  (cd / && $(CURDIR)/$(EDGE)/python -c 'import vjepa2, vjepa2.runtime') && $(EDGE)/vjepa2 --help >/dev/null && \
-	  $(EDGE)/python -m pip install --quiet --constraint constraints.txt '.[onnxruntime,video,parquet]'; }
+	  (cd / && $(CURDIR)/$(EDGE)/python -c 'import vjepa2, vjepa2.runtime') && $(EDGE)/vjepa2 doctor >/dev/null; }
+	$(EDGE)/python -m pip install --quiet --constraint constraints.txt '.[onnxruntime,openvino,video,parquet]' pytest pytest-timeout psutil
+	touch $@
+endif
+
+edge: .venv-edge/installed  ## .venv-edge: Python 3.10 with the runtime and nothing that exports, tried bare first
+ifneq ($(PYTHON310),)
 	$(EDGE)/python -m pip install --quiet --no-deps --force-reinstall .
 	rm -rf build
 endif
+
+probe-tensorrt: install edge  ## hold our lists of five TensorRTs to their real bindings, imported over stub libraries
+	@test -n '$(PYTHON310)' || { echo 'no Python 3.10 is here, which all five have bindings for; give PYTHON310=...' >&2; exit 2; }
+	$(BIN)/python tests/probe_tensorrt.py $(PYTHON310) .venv-tensorrt
 
 test: install edge  ## the tests, without those of full-size models
 	$(BIN)/python -m pytest
@@ -69,11 +78,24 @@ format: install  ## rewrite the sources as the linter wants them
 check: lint test  ## everything that must be green before a commit
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-edge artifacts build *.egg-info
+	rm -rf .venv .venv-edge .venv-tensorrt artifacts build *.egg-info
 
 bench-arena: install  ## memory and time of both graphs in ONNX Runtime at 64 frames, with and without its arena
 	$(VJEPA2) export random --model vitl --seed 0 --layers 2 --frames 64 --no-simplify -o artifacts/vitl-2-layers-64x256-fp32
 	$(BIN)/python benchmarks/arena.py artifacts/vitl-2-layers-64x256-fp32
+
+# Builds no environment: PYTHON has torch >= 2.11 and what exports, TENSORRT_PYTHON has TensorRT >= 8.6 (Python >= 3.10)
+TENSORRT_PYTHON ?= $(PYTHON)
+
+gpu:  ## engines beside torch on this machine's GPU, into docs/gpu: PYTHON= with torch, TENSORRT_PYTHON= with TensorRT
+	@$(PYTHON) -m benchmarks.gpu --python '$(PYTHON)' --tensorrt-python '$(TENSORRT_PYTHON)' $(if $(REUSE),--reuse)
+
+bench-start: install  ## from nothing to the first embedding of ViT-L: import, hash, load, first clip, beside transformers
+	test -f artifacts/vitl-16x256-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --frames 16 -o artifacts/vitl-16x256-fp32
+	$(BIN)/python benchmarks/start.py artifacts/vitl-16x256-fp32
+
+bench-memory: install  ## what ONNX Runtime holds beside what `vjepa2 plan` says: both graphs, 8 to 64 frames (6 GB of memory)
+	$(BIN)/python benchmarks/memory.py
 
 prove-giant: install  ## ViT-g (4 GB): export, simplify, prove in ONNX Runtime; stages, seconds and peak memory as JSON
 	$(VJEPA2) export random --model vitg --seed 0 --frames 4 --json - -o artifacts/vitg-4x256-fp32

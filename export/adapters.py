@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vjepa2.action_predictor import double_images
 from vjepa2.folding import fold_patches
-from vjepa2.headed import ActionEncoder, Headed, compute_outputs, idle_names
-from vjepa2.heads import AttentivePooler, CrossAttention
+from vjepa2.headed import ActionEncoder, Headed, compute_outputs, cut_clips, idle_names
+from vjepa2.heads import AttentivePooler, CrossAttention, VideoClassifier
 from vjepa2.layers import set_attention_core
 from vjepa2.manifest import GraphInput
 from vjepa2.predictor import Predictor
@@ -101,14 +100,12 @@ class Adapter(nn.Module):
         conv = encoder.get_submodule(self.patches)
         assert isinstance(conv, nn.Conv3d)
         self.add_module(encoder.patch_name, nn.ModuleDict({"proj": Patches(conv, encoder.clip, graph_input)}))
-        count = encoder.clip.tokens
+        count = encoder.clip.tokens * (model.segments if isinstance(model, VideoClassifier) else 1)
         self.register_buffer("mean_1N", torch.full((1, count), 1 / count))
 
     def forward(self, pixels: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Every output, in the order of `compute_outputs`."""
-        if isinstance(self.model, ActionEncoder):
-            pixels = double_images(pixels.float())
-        patches_BND = self.get_submodule(self.patches)(pixels)
+        patches_BND = self.get_submodule(self.patches)(cut_clips(self.model, pixels))
         return tuple(compute_outputs(self.model, patches_BND, inputs, self._mean).values())
 
     def _mean(self, tokens_BND: Tensor) -> Tensor:

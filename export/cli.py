@@ -17,6 +17,7 @@ from vjepa2.manifest import Batch, CalibrationMethod, GraphInput, ParityVerdict,
 from vjepa2.outputs import write_json
 from vjepa2.progress import show_stages
 from vjepa2.registry import RELEASES
+from vjepa2.size_option import read_size
 from vjepa2.spec import Head
 
 from .describe import ExportRequest
@@ -24,16 +25,6 @@ from .pipeline import ExportResult, export_bundle
 
 _FRAMES = 16
 _WEIGHTS = ("model", "key", "revision", "seed", "frames", "size", "layers")  # options of a Request
-_SIZE = re.compile(r"(\d+)(?:x(\d+))?")
-
-
-def _read_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    match = _SIZE.fullmatch(value)
-    if not match:
-        raise SpecError(f"size is {value!r}; it must be a number of pixels, as 256, or height x width, as 256x384")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def _read_batch(_: click.Context, __: click.Parameter, value: str) -> Batch:
@@ -71,9 +62,12 @@ def _read_limits(_: click.Context, __: click.Parameter, values: tuple[str, ...])
 @click.option("--revision", help="Commit of a Hugging Face repository.")
 @click.option("--seed", type=int, help="Of random weights.")
 @click.option(
-    "--frames", type=int, help=f"Frames of a clip.  [default: {_FRAMES}; an image classifier's own; 8 before actions]"
+    "--frames",
+    type=int,
+    help="Frames of a clip; 1 is an image, which V-JEPA 2.1 takes.  "
+    f"[default: {_FRAMES}; an image classifier's own; 8 before actions]",
 )
-@click.option("--size", callback=_read_size, help="Pixels of a clip: N or HxW.  [default: as trained]")
+@click.option("--size", callback=read_size, help="Pixels of a clip: N or HxW.  [default: as trained]")
 @click.option("--layers", type=int, help="Keep only the first blocks, for experiments.")
 @click.option("--batch", default="1", show_default=True, callback=_read_batch, help="Clips a call: N or dynamic.")
 @click.option(
@@ -95,6 +89,12 @@ def _read_limits(_: click.Context, __: click.Parameter, values: tuple[str, ...])
     "--probe",
     type=click.Choice(get_args(ProbeOf)),
     help="Whose heads a video classifier has: 16, as trained, or its encoder's, as in transformers.  [default: meta]",
+)
+@click.option(
+    "--segments",
+    type=click.IntRange(1),
+    help="Clips of a video that a classifier of videos looks at together; `vjepa2 models` says with how many each "
+    "released one was evaluated.  [default: 1]",
 )
 @click.option("--encoder", help="Where the encoder is, if SOURCE is the .pt file of a probe.")
 @click.option("--context", type=int, help="Tokens that a predictor is told.  [default: all]")

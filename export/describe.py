@@ -10,10 +10,10 @@ from torch import Tensor
 from vjepa2 import __version__
 from vjepa2.bundle import WEIGHTS
 from vjepa2.checkpoints import Request
-from vjepa2.encoder import Encoder
 from vjepa2.head_checkpoints import ProbeOf
+from vjepa2.head_parts import describe_parts
 from vjepa2.head_specs import ActionSpec, PredictorSpec
-from vjepa2.headed import Headed, describe_parts, head_of
+from vjepa2.headed import Headed, count_frames, head_of
 from vjepa2.heads import ImageHead
 from vjepa2.manifest import (
     Batch,
@@ -47,6 +47,7 @@ class ExportRequest:
     classes: int | tuple[int, ...] | None = None  # of random weights, three for anticipation; trained ones know theirs
     pooling: ImageHead | None = None  # of a classifier of random weights
     probe: ProbeOf | None = None  # with whose heads a classifier of videos computes
+    segments: int | None = None  # clips of a video that it looks at together; None: one
     encoder: str | None = None  # where the encoder is, if the source is a probe's .pt file
     predictor: PredictorSpec | None = None  # of a model that is not in the table
     action: ActionSpec | None = None
@@ -88,7 +89,7 @@ def describe_export(
     how many were run.
     """
     encoder = model.encoder
-    infos = (*_describe_input(encoder, request, extras), *extras)
+    infos = (_describe_input(model, request), *extras)
     outputs = (TensorInfo(name=name, dtype="float32", shape=shape, axes=_AXES[name]) for name, shape in shapes.items())
     return Manifest(
         model=encoder.spec,
@@ -112,14 +113,13 @@ def describe_export(
     )
 
 
-def _describe_input(encoder: Encoder, request: ExportRequest, extras: tuple[TensorInfo, ...]) -> tuple[TensorInfo]:
-    """The pixels; before actions there is a frame for each of their steps."""
-    steps = next((info.shape[1] for info in extras if info.name == "actions"), encoder.clip.frames)
+def _describe_input(model: Headed, request: ExportRequest) -> TensorInfo:
+    clip = replace(model.encoder.clip, frames=count_frames(model), tubelet=1)
     if request.graph_input == "frames":
-        shape, axes = encoder.clip.frames_shape(), ("batch", "frames", "height", "width", "rgb")
-        return (TensorInfo(name="frames", dtype="uint8", shape=(1, steps, *shape[2:]), axes=axes),)
-    shape, axes = encoder.clip.shape(), ("batch", "frames", "rgb", "height", "width")
-    return (TensorInfo(name="pixel_values_videos", dtype="float32", shape=(1, steps, *shape[2:]), axes=axes),)
+        axes = ("batch", "frames", "height", "width", "rgb")
+        return TensorInfo(name="frames", dtype="uint8", shape=clip.frames_shape(), axes=axes)
+    axes = ("batch", "frames", "rgb", "height", "width")
+    return TensorInfo(name="pixel_values_videos", dtype="float32", shape=clip.shape(), axes=axes)
 
 
 def _describe_calibration(request: ExportRequest, clips: int) -> Calibration | None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from vjepa2.bundle import sha256_of
 from vjepa2.checkpoints import HARD, RANDOM, load_checkpoint
 from vjepa2.classifier_files import is_image_classifier, load_image_classifier
 from vjepa2.encoder import Encoder
@@ -21,6 +20,7 @@ from vjepa2.head_checkpoints import (
 from vjepa2.headed import ActionEncoder, Headed, PlainEncoder, PredictiveEncoder, with_pooler
 from vjepa2.heads import ImageClassifier
 from vjepa2.manifest import Source
+from vjepa2.publish import sha256_of
 from vjepa2.registry import RELEASES
 from vjepa2.spec import Head
 from vjepa2.weights import fill_random
@@ -67,6 +67,7 @@ def _refuse_options(request: ExportRequest, head: Head) -> None:
         "encoder": (request.encoder is not None, ("classifier", "anticipation")),
         "pooling": (request.pooling is not None, ("classifier",)),
         "probe": (request.probe is not None, ("classifier",)),
+        "segments": (request.segments is not None, ("classifier",)),
     }
     for option, (is_given, heads) in given.items():
         if is_given and head not in heads:
@@ -82,9 +83,14 @@ def _refuse_options(request: ExportRequest, head: Head) -> None:
 def _load_encoder(request: ExportRequest) -> tuple[Encoder, Source]:
     """The encoder from the source, or from the file that is given beside a probe's."""
     weights = request.weights
-    if request.encoder is None:
-        return load_checkpoint(weights)
     release = RELEASES.get(weights.model) if isinstance(weights.model, str) else None
+    if request.encoder is None:
+        if release and release.base and weights.key is None and Path(weights.source).is_file():
+            raise ExportError(
+                f"{weights.source} is the file of a probe, which holds no encoder; say where that of {release.base} is "
+                "with encoder"
+            )
+        return load_checkpoint(weights)
     encoder, source = load_checkpoint(
         replace(weights, source=request.encoder, model=release.base or weights.model if release else weights.model)
     )
@@ -96,13 +102,16 @@ def _load_classifier(
     request: ExportRequest, encoder: Encoder, source: Source
 ) -> tuple[Headed, Source, tuple[str, ...] | None]:
     weights = request.weights
+    segments = 1 if request.segments is None else request.segments
     if is_image_classifier(weights.source):
+        _refuse_segments(segments)
         trained = load_image_classifier(weights.source, encoder)
         return (trained if trained.pooler is None else with_pooler(trained)), source, trained.labels
     release = RELEASES.get(weights.model) if isinstance(weights.model, str) else None
     classes = _counts(request.classes, 1)
     pooling = request.pooling or ("attentive" if release and release.probe else "linear")
     if weights.source == RANDOM and pooling == "linear":
+        _refuse_segments(segments)
         if not classes:
             raise ExportError("random weights need to know how many classes; give classes")
         with torch.device("meta"):
@@ -118,9 +127,15 @@ def _load_classifier(
         probe=request.probe or "meta",
         classes=classes[0] if classes else None,
         revision=weights.revision,
+        segments=segments,
         seed=weights.seed,
     )
     return model, source, read_labels(weights.source, weights.revision, model.linear.out_features)
+
+
+def _refuse_segments(segments: int) -> None:
+    if segments != 1:
+        raise ExportError(f"segments is {segments}; an image classifier looks at one clip, a video's probe at several")
 
 
 def _load_predictive(request: ExportRequest, encoder: Encoder) -> Headed:
@@ -153,7 +168,7 @@ def _load_anticipation(request: ExportRequest, encoder: Encoder) -> Headed:
 
 def _load_action(request: ExportRequest) -> tuple[Headed, Source]:
     weights = request.weights
-    steps = weights.frames or _STEPS
+    steps = _STEPS if weights.frames is None else weights.frames
     encoder, source = load_checkpoint(replace(weights, frames=_IMAGE_FRAMES))
     predictor = load_action_predictor(
         weights.source,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vjepa2.bundle import REFERENCE, WEIGHTS, Bundle
 from vjepa2.errors import ExportError
 from vjepa2.extras import import_with_extra
-from vjepa2.headed import ActionEncoder, Headed, compute_outputs, embed_clips
+from vjepa2.headed import Headed, compute_outputs, count_frames, embed_clips
 from vjepa2.manifest import GraphInfo, Manifest, ParityVerdict, Precision, TensorInfo
 from vjepa2.runtime.backends import Outputs
 from vjepa2.runtime.backends.base import FramesArray, normalise
@@ -129,9 +129,7 @@ def _run_model(
 
 
 def _prove_with(model: Headed, extras: tuple[TensorInfo, ...], request: ExportRequest) -> Reference:
-    clip = model.encoder.clip
-    if isinstance(model, ActionEncoder):
-        clip = replace(model.predictor.clip, frames=model.predictor.clip.grid[0], tubelet=1)
+    clip = replace(model.encoder.clip, frames=count_frames(model), tubelet=1)
     frames_BTHWC = gather_clips(clip, request.clips)
     return compute_reference(model, frames_BTHWC, make_extras(model, extras, len(frames_BTHWC)))
 

@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 import onnx_ir as ir
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vjepa2.bundle import WEIGHTS
 from vjepa2.errors import ExportError
-from vjepa2.headed import Headed
+from vjepa2.headed import Headed, count_frames
 from vjepa2.manifest import GraphInput, Transform
 
 from .adapters import Adapter, Linear, public_name
@@ -46,17 +46,14 @@ def trace_model(
     """Trace `model` for clips of its shape; `outputs` are the names of what it gives.
 
     The first input is `frames`, uint8 `[B, T, H, W, 3]`, or `pixel_values_videos`, float32 `[B, T, 3, H, W]`; then
-    come `extras`, whose values are examples of `batch` rows. Before actions an image is a step, and there are as many
-    as the examples' second axis says.
+    come `extras`, whose values are examples of `batch` rows. There are as many frames as `count_frames` says.
     """
-    adapter, extras = Adapter(model, graph_input).eval(), extras or {}
-    clip = model.encoder.clip
+    adapter = Adapter(model, graph_input).eval()
+    clip = replace(model.encoder.clip, frames=count_frames(model), tubelet=1)
     shape, dtype = (
         (clip.frames_shape(batch), torch.uint8) if graph_input == "frames" else (clip.shape(batch), torch.float32)
     )
-    if "actions" in extras:
-        shape = (batch, extras["actions"].shape[1], *shape[2:])
-    examples = {graph_input: torch.zeros(shape, dtype=dtype), **extras}
+    examples = {graph_input: torch.zeros(shape, dtype=dtype), **(extras or {})}
     traced = _export(adapter, examples, outputs)
     tensors = _take_tensors(traced, adapter)
     held = {public_name(name): value.detach() for name, value in adapter.named_parameters()}

@@ -1,6 +1,6 @@
 """Which classes do logits name?
 
-Axes: B videos, L classes.
+Axes: B videos, V views of each, L classes.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,14 @@ class Classification:
     scores: tuple[float, ...]
 
 
-def rank_classes(logits_BL: FloatArray, labels: Sequence[str] | None, top: int) -> list[Classification]:
-    """The `top` classes of each row, or all if there are fewer; of equal ones the lower number comes first."""
-    logits = logits_BL.astype(np.float64)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scores_BL = powers / powers.sum(axis=1, keepdims=True)
+def rank_classes(logits_BVL: FloatArray, labels: Sequence[str] | None, top: int) -> list[Classification]:
+    """The `top` classes of each video, or all if there are fewer; of equal ones the lower number comes first.
+
+    Views are averaged as probabilities, as in the original evaluations, and not as logits.
+    """
+    logits = logits_BVL.astype(np.float64)
+    powers = np.exp(logits - logits.max(axis=2, keepdims=True))
+    scores_BL = (powers / powers.sum(axis=2, keepdims=True)).mean(axis=1)
     names = labels or [str(number) for number in range(scores_BL.shape[1])]
     ranked = np.argsort(-scores_BL, axis=1, kind="stable")[:, :top]
     return [

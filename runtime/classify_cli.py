@@ -2,40 +2,44 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
 
 import click
 from rich.console import Console
 
 from vjepa2.outputs import write_json
 
-from .backends import BACKENDS
 from .embedding import EmbeddingEngine
 from .sampling import Pad
+from .video_options import video_options
 
 
 @click.command("classify")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@video_options
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes a video.")
-@click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}.")
 @click.option(
-    "--pad",
-    type=click.Choice(get_args(Pad)),
-    default="none",
+    "--views",
+    type=click.IntRange(1),
+    default=1,
     show_default=True,
-    help="What to do with a video shorter than a clip.",
+    help="Crops of a video whose probabilities are averaged: 1 in the centre, or 3, as in the original evaluations.",
 )
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Clips a call.")
 @click.option("--json", "json_file", help="Write the classes as JSON; - is standard output, and nothing else is.")
 def classify_command(
-    bundle: Path, videos: tuple[Path, ...], top: int, backend: str, pad: Pad, batch_size: int, json_file: str | None
+    bundle: Path,
+    videos: tuple[Path, ...],
+    top: int,
+    views: int,
+    backend: str,
+    pad: Pad,
+    batch_size: int,
+    json_file: str | None,
 ) -> None:
     """Name the likeliest classes of VIDEOS with BUNDLE, which has a classifier: one line a video."""
     console = Console(stderr=True)
     with EmbeddingEngine.open(bundle, backend) as engine:
         results = engine.classify(
-            list(videos), top=top, batch_size=batch_size, pad=pad, show_progress_bar=console.is_terminal
+            list(videos), top=top, views=views, batch_size=batch_size, pad=pad, show_progress_bar=console.is_terminal
         )
         manifest, ran = engine.backend.bundle.manifest, engine.backend
     if json_file != "-":
@@ -49,6 +53,7 @@ def classify_command(
         record = {
             "bundle": str(bundle),
             "backend": ran.name,
+            "views": views,
             "warning": manifest.source.warning,
             "videos": [{"video": str(video), **asdict(row)} for video, row in zip(videos, results, strict=True)],
         }

@@ -1,7 +1,6 @@
 """`vjepa2 embed`."""
 
 from pathlib import Path
-from typing import get_args
 
 import click
 import numpy as np
@@ -11,24 +10,15 @@ from vjepa2.errors import Vjepa2Error
 from vjepa2.extras import import_with_extra
 from vjepa2.outputs import write_json, write_whole
 
-from .backends import BACKENDS
 from .backends.base import FloatArray
 from .embedding import EmbeddingEngine
 from .sampling import Pad
+from .video_options import video_options
 
 
 @click.command("embed")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@video_options
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .npy or .parquet file.")
-@click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}.")
-@click.option(
-    "--pad",
-    type=click.Choice(get_args(Pad)),
-    default="none",
-    show_default=True,
-    help="What to do with a video shorter than a clip.",
-)
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Clips a call.")
 @click.option("--normalize", is_flag=True, help="Divide each embedding by its length.")
 @click.option("--json", "json_file", help="Write what was done as JSON; - is standard output.")

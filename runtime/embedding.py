@@ -1,14 +1,13 @@
 """How does an app turn videos into embeddings, and into names of classes?"""
 
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.progress import track
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError, VideoError
@@ -68,23 +67,29 @@ class EmbeddingEngine:
         videos: Video | Iterable[Video],
         *,
         top: int = 5,
+        views: int = 1,
         batch_size: int = 1,
         show_progress_bar: bool = False,
         pad: Pad = "none",
     ) -> list[Classification]:
         """The `top` likeliest classes of each video, by a bundle that was exported with a classifier.
 
-        Videos are what `encode` takes. Classes without names are called by their numbers.
+        Videos are what `encode` takes. Of several `views` (the original evaluations had three) each is a crop along
+        the frames' long side, without a margin, and the probabilities are averaged. Classes without names are called
+        by their numbers.
         """
         if top < 1:
             raise ValueError(f"top is {top}; it must be at least 1")
+        if views < 1:
+            raise ValueError(f"views is {views}; it must be at least 1")
         manifest = self.backend.bundle.manifest
         if manifest.classes is None:
             raise BackendError(
                 f"{self.backend.bundle.path.name} has no classifier, its head is {manifest.head}; "
                 "export one with --head classifier"
             )
-        return rank_classes(self._run_all(videos, "logits", batch_size, show_progress_bar, pad), manifest.labels, top)
+        logits = self._run_all(videos, "logits", batch_size, show_progress_bar, pad, views)
+        return rank_classes(logits.reshape(-1, views, manifest.classes), manifest.labels, top)
 
     def close(self) -> None:
         """Free the model. Safe to call twice."""
@@ -107,8 +112,9 @@ class EmbeddingEngine:
         batch_size: int,
         show_progress_bar: bool,
         pad: Pad,
+        views: int = 1,
     ) -> FloatArray:
-        """One output of every video, rows in the order given."""
+        """One output of every view of every video, rows in the order given."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         items: list[Video] = [videos] if isinstance(videos, (str, Path, np.ndarray)) else list(videos)
@@ -116,15 +122,23 @@ class EmbeddingEngine:
             raise VideoError("there is no video to encode; give at least one")
         rows = []
         batches = range(0, len(items), batch_size)
-        for start in track(
-            batches, "encoding", console=Console(stderr=True), disable=not show_progress_bar, transient=True
-        ):
-            clips_BTHWC = np.stack([self.read_clip(video, pad) for video in items[start : start + batch_size]])
-            rows.append(self.backend.run(clips_BTHWC, (output,)).by_name()[output])
+        # rich is as slow to import as all the rest of the runtime but numpy
+        steps = import_module("vjepa2.progress").track_steps(batches, "encoding") if show_progress_bar else batches
+        for start in steps:
+            clips = [self._read_views(video, pad, views) for video in items[start : start + batch_size]]
+            clips_BTHWC = np.concatenate(clips)
+            for first in range(0, len(clips_BTHWC), batch_size):
+                part = self.backend.run(clips_BTHWC[first : first + batch_size], (output,))
+                rows.append(part.by_name()[output])
         return np.concatenate(rows)
 
     def read_clip(self, video: Video, pad: Pad = "none") -> FramesArray:
         """Frames `[T, H, W, 3]` of a video as `backend.run` takes them."""
+        clip_THWC: FramesArray = self._read_views(video, pad, 1)[0]
+        return clip_THWC
+
+    def _read_views(self, video: Video, pad: Pad, views: int) -> FramesArray:
+        """Views `[V, T, H, W, 3]` of a video; the frames of a classifier's segments are evenly spread as all are."""
         manifest = self.backend.bundle.manifest
         clip, count = manifest.clip, manifest.frames_shape[0]
         preprocess = import_with_extra("vjepa2.runtime.preprocess", "video")
@@ -132,5 +146,5 @@ class EmbeddingEngine:
             frames = video[choose_frames(len(video), count, pad=pad, name="the array")]
         else:
             frames = import_with_extra("vjepa2.runtime.video", "video").read_frames(video, count, pad=pad)
-        fitted: FramesArray = preprocess.fit_clip(frames, clip)
+        fitted: FramesArray = preprocess.fit_views(frames, clip, views)
         return fitted

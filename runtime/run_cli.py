@@ -1,7 +1,7 @@
 """`vjepa2 run`."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import numpy as np
@@ -10,28 +10,19 @@ from rich.console import Console
 from vjepa2.errors import BackendError, Vjepa2Error
 from vjepa2.outputs import write_json, write_whole
 
-from .backends import BACKENDS
 from .backends.base import InputArray
 from .embedding import EmbeddingEngine
 from .sampling import Pad
+from .video_options import video_options
 
 
 @click.command("run")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@video_options
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .npz file.")
 @click.option(
     "--inputs",
     type=click.Path(path_type=Path),
     help="A .npz file of what the head takes beside frames, a row a video: context_ids, target_ids; actions, states.",
-)
-@click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}.")
-@click.option(
-    "--pad",
-    type=click.Choice(get_args(Pad)),
-    default="none",
-    show_default=True,
-    help="What to do with a video shorter than a clip.",
 )
 @click.option("--json", "json_file", help="Write what was done as JSON; - is standard output.")
 def run_command(

@@ -3,22 +3,28 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import pytest
-import torch
 
-from vjepa2.checkpoints import Request, load_encoder
-from vjepa2.encoder import Encoder
-from vjepa2.export.describe import ExportRequest
-from vjepa2.export.pipeline import export_bundle
+from vjepa2.runtime.backends import BACKENDS, find_missing
 from vjepa2.runtime.backends.base import FramesArray
 from vjepa2.runtime.scenes import generate_scene
 from vjepa2.spec import ClipSpec, ModelSpec
 
-torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
+if TYPE_CHECKING:
+    from vjepa2.encoder import Encoder
+    from vjepa2.export.describe import ExportRequest
+
+if find_spec("torch") is not None:  # on the edge there is none
+    import_module("torch").set_num_threads(max(1, min(2, os.cpu_count() or 1)))
 
 TINY_CLIP = ClipSpec(frames=4, height=64, width=96)
 SQUARE_CLIP = ClipSpec(frames=8, height=64, width=64)
@@ -30,20 +36,63 @@ def tiny_spec(head_dim: int = 64, *, heads: int = 3, depth: int = 2, clip: ClipS
     return ModelSpec(name="tiny", family="vjepa2", dim=dim, depth=depth, heads=heads, mlp_dim=2 * dim, clip=clip)
 
 
-def tiny_encoder(spec: ModelSpec | None = None, clip: ClipSpec | None = None, seed: int = 0) -> Encoder:
-    """A tiny encoder with the seeded weights under which mistakes show."""
+def version_21(spec: ModelSpec, levels: tuple[int, ...]) -> ModelSpec:
+    """The same integers as a model of V-JEPA 2.1."""
+    return replace(spec, name="tiny-2.1", family="vjepa2.1", positions="interleaved", side=16, levels=levels)
+
+
+def tiny_encoder(spec: ModelSpec | None = None, clip: ClipSpec | None = None, seed: int = 0) -> "Encoder":
+    """A tiny encoder with the seeded weights under which mistakes show; without torch the test is skipped."""
+    pytest.importorskip("torch")
+    from vjepa2.checkpoints import load_encoder  # noqa: PLC0415
+
     return load_encoder("random", model=spec or tiny_spec(), clip=clip, seed=seed)
 
 
-def tiny_request(**options: object) -> ExportRequest:
+def tiny_request(**options: object) -> "ExportRequest":
     """What exports a tiny model; `options` are ExportRequest's."""
+    from vjepa2.checkpoints import Request  # noqa: PLC0415
+    from vjepa2.export.describe import ExportRequest  # noqa: PLC0415
+
     return ExportRequest(weights=Request(source="random", model=tiny_spec()), **options)  # type: ignore[arg-type]
+
+
+@cache
+def usable_backends() -> tuple[str, ...]:
+    """Every backend that this machine has, but for the one that compiles for seconds."""
+    return tuple(name for name in BACKENDS if name != "pytorch-compile" and find_missing(name) is None)
+
+
+# where tests/test_edge.py put the bundles below, for an environment that cannot export
+PREBUILT = os.environ.get("VJEPA2_TEST_BUNDLES")
+
+
+def make_bundle(name: str, folder: Path, **options: object) -> Path:
+    """A finished bundle of a tiny model, exported with `options`, or the one that was handed over under `name`."""
+    if PREBUILT:
+        return Path(PREBUILT) / name
+    from vjepa2.export.pipeline import export_bundle  # noqa: PLC0415
+
+    return export_bundle(tiny_request(**options), folder / "bundle").bundle.path
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished bundle of a tiny model, not to be changed."""
-    return export_bundle(tiny_request(), tmp_path_factory.mktemp("exported") / "bundle").bundle.path
+    return make_bundle("exported", tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture(scope="session")
+def in_threes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose graphs take three clips a call."""
+    return make_bundle("in_threes", tmp_path_factory.mktemp("in_threes"), batch=3, simplify=False)
+
+
+@pytest.fixture(scope="session")
+def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose graphs take any number of clips a call, as normalised floats."""
+    folder = tmp_path_factory.mktemp("dynamic")
+    return make_bundle("dynamic", folder, batch="dynamic", graph_input="pixel_values_videos", simplify=False)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 Axes: B batch, N tokens, D channels of a token, M queries, A heads, K channels per head.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from torch import nn
 
 Array = npt.NDArray[np.float64]
 State = Mapping[str, Array]
+_erf = np.vectorize(math.erf)  # numpy has none
 DTYPES = [torch.float32, torch.float64]
 
 
@@ -67,8 +69,7 @@ def normalise(x: Array, eps: float) -> Array:
 
 
 def gelu(x: Array) -> Array:
-    erf = torch.special.erf(torch.from_numpy(x / np.sqrt(2))).numpy()  # numpy has none
-    out: Array = x * (1 + erf) / 2
+    out: Array = x * (1 + _erf(x / np.sqrt(2))) / 2
     return out
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vjepa2 import bundle as bundle_module
+from vjepa2 import bundle, publish
 from vjepa2.bundle import MANIFEST, WEIGHTS, Bundle
 from vjepa2.errors import BundleError
 from vjepa2.manifest import Manifest, decode_manifest, encode_manifest
@@ -177,7 +177,7 @@ def test_an_earlier_bundle_is_exchanged(
     can_exchange: bool, exported: Path, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not can_exchange:
-        monkeypatch.setattr(bundle_module, "_exchange", lambda left, right: False)
+        monkeypatch.setattr(publish, "_exchange", lambda left, right: False)
     write_something(bundle_copy, manifest_of(exported))
     assert list(manifest_of(bundle_copy).files) == [WEIGHTS]
     assert [entry.name for entry in bundle_copy.parent.iterdir()] == ["bundle"]
@@ -207,7 +207,7 @@ def test_a_full_disk_leaves_nothing_behind(exported: Path, tmp_path: Path, monke
     def fail(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(bundle_module, "_sync", fail)
+    monkeypatch.setattr(bundle, "sync", fail)
     with pytest.raises(BundleError, match=r"cannot be written: No space left on device; free some space"):
         write_something(tmp_path / "bundle", manifest_of(exported))
     assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.conftest import SQUARE_CLIP, tiny_encoder, tiny_spec
+from tests.released_files import assert_equal, config_of, meta_file
 from vjepa2 import checkpoints
 from vjepa2.checkpoints import Request, load_checkpoint, load_encoder
 from vjepa2.encoder import Encoder
@@ -24,18 +25,7 @@ SPEC = tiny_spec(clip=SQUARE_CLIP)
 
 
 def write_config(folder: Path, **changes: object) -> None:
-    config = {
-        "model_type": "vjepa2",
-        "hidden_size": SPEC.dim,
-        "num_hidden_layers": SPEC.depth,
-        "num_attention_heads": SPEC.heads,
-        "mlp_ratio": SPEC.mlp_dim / SPEC.dim,
-        "crop_size": 64,
-        "patch_size": 16,
-        "frames_per_clip": 8,
-        "tubelet_size": 2,
-        "hidden_act": "gelu",
-    }
+    config = {"model_type": "vjepa2", "hidden_act": "gelu", **config_of(SPEC, SPEC.clip)}
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
@@ -61,15 +51,9 @@ def folder(encoder: Encoder, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def assert_equal_weights(left: Encoder, right: Encoder) -> None:
-    assert list(left.state_dict()) == list(right.state_dict())
-    for name, value in left.state_dict().items():
-        assert torch.equal(value, right.state_dict()[name]), name
-
-
 def test_a_folder_in_hugging_face_layout_loads(folder: Path, encoder: Encoder) -> None:
     loaded, source = load_checkpoint(Request(source=str(folder)))
-    assert_equal_weights(loaded, encoder)
+    assert_equal(loaded, encoder)
     assert loaded.clip == SQUARE_CLIP
     assert sorted(source.files) == ["config.json", "model.safetensors"]
     assert source.warning is None
@@ -77,7 +61,7 @@ def test_a_folder_in_hugging_face_layout_loads(folder: Path, encoder: Encoder) -
 
 def test_the_encoder_of_a_classification_model_loads(folder: Path, encoder: Encoder) -> None:
     save_file(huggingface_state(encoder, "vjepa2."), folder / "model.safetensors")
-    assert_equal_weights(load_encoder(folder), encoder)
+    assert_equal(load_encoder(folder), encoder)
 
 
 def test_shards_load(folder: Path, encoder: Encoder) -> None:
@@ -90,7 +74,7 @@ def test_shards_load(folder: Path, encoder: Encoder) -> None:
         save_file(part, folder / file)
     table = {name: file for file, part in shards.items() for name in part}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
-    assert_equal_weights(load_encoder(folder), encoder)
+    assert_equal(load_encoder(folder), encoder)
     (folder / "model-2.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"names the shard 'model-2.safetensors'; it must lie beside it"):
         load_encoder(folder)
@@ -104,17 +88,16 @@ def test_a_shard_outside_the_folder_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("key", ["encoder", "target_encoder"])
 def test_a_meta_checkpoint_loads(key: str, encoder: Encoder, tmp_path: Path) -> None:
-    file = tmp_path / "vit.pt"
-    state = {f"module.backbone.{name}": value for name, value in encoder.state_dict().items()}
-    torch.save({key: state | {"module.backbone.pos_embed": torch.ones(3)}, "epoch": 3, "loss": 0.5}, file)
+    state = encoder.state_dict() | {"pos_embed": torch.ones(3)}
+    file = meta_file(tmp_path / "vit.pt", {key: state}, "module.backbone.")
     loaded, source = load_checkpoint(Request(source=str(file), model=SPEC, key=key))
-    assert_equal_weights(loaded, encoder)
+    assert_equal(loaded, encoder)
     assert (source.name, source.key) == ("vit.pt", key)
 
 
 def test_a_checkpoint_in_half_precision_loads_as_float32(folder: Path, encoder: Encoder) -> None:
     save_file({name: value.half() for name, value in huggingface_state(encoder).items()}, folder / "model.safetensors")
-    assert_equal_weights(load_encoder(folder), encoder.half().float())
+    assert_equal(load_encoder(folder), encoder.half().float())
 
 
 def test_names_map_both_ways() -> None:
@@ -140,7 +123,7 @@ def test_layers_keep_the_first_blocks(folder: Path, encoder: Encoder) -> None:
 
 def test_random_weights_follow_from_the_seed_and_say_what_they_are() -> None:
     first, source = load_checkpoint(Request(source="random", model=SPEC, seed=1))
-    assert_equal_weights(first, load_encoder("random", model=SPEC, seed=1))
+    assert_equal(first, load_encoder("random", model=SPEC, seed=1))
     other = load_encoder("random", model=SPEC, seed=2)
     assert not torch.equal(first.norm.weight, other.norm.weight)
     assert source.warning == RANDOM_WARNING

@@ -138,14 +138,26 @@ def test_a_bundle_without_a_classifier_is_refused(exported: Path, scene: FramesA
 def test_no_class_is_no_answer(engine: EmbeddingEngine, scene: FramesArray) -> None:
     with pytest.raises(ValueError, match="top is 0; it must be at least 1"):
         engine.classify(scene, top=0)
+    with pytest.raises(ValueError, match="views is 0; it must be at least 1"):
+        engine.classify(scene, views=0)
 
 
 def test_scores_are_softmax_in_float64_and_numbers_stand_for_missing_names() -> None:
-    logits = np.array([[1000, 1001, 0, 1001]], np.float32)
+    logits = np.array([[[1000, 1001, 0, 1001]]], np.float32)
     (result,) = rank_classes(logits, None, 3)
     assert result.labels == ("1", "3", "0")
     share = 1 / (2 + np.exp(-1))
     np.testing.assert_allclose(result.scores, [share, share, share * np.exp(-1)], rtol=1e-12)
+
+
+def test_views_are_averaged_as_probabilities() -> None:
+    logits = np.array([[[6.0, 0, 0], [0, 3.0, 0], [0, 3.0, 0]]], np.float32)
+    (result,) = rank_classes(logits, None, 3)
+    powers = np.exp(logits[0])
+    means = (powers / powers.sum(axis=1, keepdims=True)).mean(axis=0)
+    assert result.labels == ("1", "0", "2")
+    np.testing.assert_allclose(result.scores, means[[1, 0, 2]], rtol=1e-6)
+    assert rank_classes(logits.mean(axis=1, keepdims=True), None, 1)[0].scores[0] < 0.5 < result.scores[0]
 
 
 def run_verb(*arguments: object) -> object:

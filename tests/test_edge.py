@@ -1,20 +1,27 @@
-"""Does what is deployed run where it is deployed: Python 3.10, numpy, one inference library, no torch?
+"""Does what is deployed run where it is deployed: Python 3.10, numpy, inference libraries, no torch?
 
-`make edge` makes that environment, from a wheel, where a Python 3.10 is found.
+`make edge` makes that environment, from a wheel, where a Python 3.10 is found. In it runs every test of the runtime
+that needs neither torch nor export; the bundles that they open are made here and handed over.
 """
 
+import ast
 import json
+import shutil
 import subprocess
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.test_imports import MAY_IMPORT, ROOT
 from vjepa2.runtime import EmbeddingEngine
 from vjepa2.runtime.backends.base import FramesArray
 
-EDGE = Path(__file__).parent.parent / ".venv-edge" / "bin"
+EDGE = ROOT / ".venv-edge" / "bin"
+ABSENT = {"torch", "torchvision", "onnx", "onnx_ir", "onnxsim", "safetensors", "transformers", "huggingface_hub"}
+OF_THE_CHECKOUT = {"test_edge.py", "test_readme.py"}  # read files that are not deployed
 pytestmark = pytest.mark.skipif(not (EDGE / "vjepa2").exists(), reason="no .venv-edge: make edge found no Python 3.10")
 
 _SCRIPT = """
@@ -24,7 +31,7 @@ from vjepa2.runtime.parity import GATES
 from vjepa2.bundle import Bundle
 bundle = Bundle.open(sys.argv[1])
 passed = {}
-for name in ("onnxruntime", "onnxruntime-portable"):
+for name in ("onnxruntime", "onnxruntime-portable", "openvino"):
     with open_backend(bundle, name) as backend:
         passed[name] = check_parity(Reference.load(bundle), backend, GATES["fp32"]).passed
 heavy = sorted({"torch", "onnx", "transformers"} & set(sys.modules))
@@ -32,10 +39,11 @@ print(json.dumps({"python": sys.version_info[:2], "passed": passed, "heavy": hea
 """
 
 
-def run(*command: object, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(*command: object, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run something of the edge environment, away from the sources."""
     words = [str(word) for word in command]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"})
+    environment = {"PATH": "/usr/bin:/bin", **variables}
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_the_device_proves_itself_with_the_stored_reference(exported: Path, tmp_path: Path) -> None:
@@ -43,7 +51,7 @@ def test_the_device_proves_itself_with_the_stored_reference(exported: Path, tmp_
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert record["python"] == [3, 10]
-    assert record["passed"] == {"onnxruntime": True, "onnxruntime-portable": True}
+    assert record["passed"] == {"onnxruntime": True, "onnxruntime-portable": True, "openvino": True}
     assert record["heavy"] == []
 
 
@@ -71,3 +79,66 @@ def test_what_is_not_there_is_named(arguments: list[str], message: str, exported
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def is_for_the_edge(file: Path) -> bool:
+    """Whether a file of tests imports the runtime when it is read, and nothing that the edge lacks."""
+    names: set[str] = set()
+    for node in ast.parse(file.read_text()).body:  # what stands inside a function is skipped there, or imported late
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = {name.split(".")[1] for name in names if name.startswith("vjepa2.")}
+    lacks = {name.split(".")[0] for name in names} & ABSENT
+    needs = {library for room in ours for library in MAY_IMPORT.get(f"vjepa2/{room}.py", set())}
+    relatives = [ROOT / "tests" / f"{name.split('.')[1]}.py" for name in names if name.startswith("tests.")]
+    others = [other for other in relatives if other.name != "conftest.py"]
+    return (
+        "runtime" in ours
+        and "export" not in ours
+        and not lacks
+        and not needs & ABSENT
+        and all(is_for_the_edge(other) or other.name == "test_imports.py" for other in others)
+    )
+
+
+FILES = sorted(file.name for file in (ROOT / "tests").glob("test_*.py") if is_for_the_edge(file))
+FILES = [name for name in FILES if name not in OF_THE_CHECKOUT]
+# why a test may be skipped there: what it compares with, or a device, is not there
+EXCUSES = ("torch", "onnx'", "GPU", "CUDA", "ExecutionProvider", "bfloat16", "float16")
+
+
+def test_the_tests_of_the_runtime_are_found() -> None:
+    assert {
+        "test_backends.py", "test_doctor.py", "test_embedding.py", "test_onnxruntime.py", "test_openvino.py",
+        "test_parity.py", "test_placement.py", "test_preprocess.py", "test_video.py",
+    } <= set(FILES)  # fmt: skip
+    assert not {"test_pytorch.py", "test_export.py", "test_cli.py", "test_classify.py", "test_encoder.py"} & set(FILES)
+
+
+def test_every_test_of_the_runtime_passes(exported: Path, in_threes: Path, dynamic: Path, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    bundles = tmp_path / "bundles"
+    bundles.mkdir()
+    for name, folder in {"exported": exported, "in_threes": in_threes, "dynamic": dynamic}.items():
+        (bundles / name).symlink_to(folder)
+    report = tmp_path / "report.xml"
+    files = [f"tests/{name}" for name in FILES]
+    command = [
+        EDGE / "python",
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--durations=15",
+        f"--junitxml={report}",
+        *files,
+    ]
+    done = run(*command, folder=tmp_path, VJEPA2_TEST_BUNDLES=str(bundles), HOME=str(tmp_path))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    cases = list(ET.parse(report).iter("testcase"))
+    skipped = [str(skip.get("message")) for case in cases for skip in case.iter("skipped")]
+    assert [reason for reason in skipped if not any(excuse in reason for excuse in EXCUSES)] == []
+    assert len(cases) - len(skipped) > 100

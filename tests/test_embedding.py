@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.conftest import TINY_CLIP, tiny_encoder
 from vjepa2.errors import BundleError, VideoError
@@ -26,6 +25,7 @@ def engine(exported: Path) -> Iterator[EmbeddingEngine]:
 
 def test_a_video_is_embedded_as_by_hand(engine: EmbeddingEngine, write_video: Writer, scene: FramesArray) -> None:
     file = write_video(scene)
+    torch = pytest.importorskip("torch")
     embeddings = engine.encode([file])
     frames = fit_clip(read_frames(file, TINY_CLIP.frames), TINY_CLIP)
     with torch.no_grad():

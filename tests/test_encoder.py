@@ -8,9 +8,11 @@ from torch import Tensor
 from transformers import VJEPA2Config, VJEPA2Model
 
 from tests.conftest import SQUARE_CLIP, TINY_CLIP, tiny_encoder, tiny_spec
+from tests.released_files import config_of
 from vjepa2.checkpoints import load_encoder
 from vjepa2.encoder import Encoder
 from vjepa2.errors import SpecError
+from vjepa2.head_specs import PredictorSpec
 from vjepa2.layers import RotaryTable
 from vjepa2.names import to_huggingface
 from vjepa2.positions import rotary_tables
@@ -20,15 +22,8 @@ from vjepa2.spec import ClipSpec
 def transformers_model(encoder: Encoder) -> VJEPA2Model:
     """VJEPA2Model with this encoder's weights."""
     spec, clip = encoder.spec, encoder.clip
-    config = VJEPA2Config(
-        hidden_size=spec.dim,
-        num_hidden_layers=spec.depth,
-        num_attention_heads=spec.heads,
-        mlp_ratio=spec.mlp_dim / spec.dim,
-        crop_size=clip.height,
-        frames_per_clip=clip.frames,
-        pred_num_hidden_layers=1,
-    )
+    predictor = PredictorSpec(encoder_dim=spec.dim, depth=1)
+    config = VJEPA2Config(**config_of(spec, clip, predictor))
     with torch.device("meta"):
         model: VJEPA2Model = VJEPA2Model(config).eval()
     state = {name.removeprefix("encoder."): value for name, value in to_huggingface(encoder.state_dict()).items()}

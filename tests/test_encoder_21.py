@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import version_21
 from tests.numpy_family import DTYPES, Array, assert_same, default_dtype, encoder, sharpen, state_of
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, Bundle
 from vjepa2.checkpoints import Request, load_encoder
@@ -25,19 +26,8 @@ LEVELS = (0, 1, 3)
 WIDE = ClipSpec(frames=4, height=48, width=64)
 IMAGE = ClipSpec(frames=1, height=48, width=64, tubelet=1)
 THIN = ClipSpec(frames=4, height=16, width=64)
-SPEC = ModelSpec(
-    name="tiny-2.1",
-    family="vjepa2.1",
-    dim=48,
-    depth=4,
-    heads=2,
-    mlp_dim=96,
-    positions="interleaved",
-    side=16,
-    levels=LEVELS,
-    clip=WIDE,
-)
-OLD = replace(SPEC, name="tiny-2", family="vjepa2", positions="tiled", side=None, levels=())
+OLD = ModelSpec(name="tiny-2", family="vjepa2", dim=48, depth=4, heads=2, mlp_dim=96, clip=WIDE)
+SPEC = version_21(OLD, LEVELS)
 
 
 def make(spec: ModelSpec, clip: ClipSpec, dtype: torch.dtype = torch.float32) -> tuple[Encoder, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from tests.conftest import TINY_CLIP, tiny_encoder, tiny_request, tiny_spec
-from vjepa2.bundle import ONNXRUNTIME, PORTABLE, WEIGHTS, Bundle, sha256_of
+from vjepa2.bundle import ONNXRUNTIME, PORTABLE, WEIGHTS, Bundle
 from vjepa2.checkpoints import Request
 from vjepa2.errors import ExportError, ParityError
 from vjepa2.export import pipeline
@@ -26,6 +26,7 @@ from vjepa2.export.pipeline import export_bundle
 from vjepa2.export.trace import trace_model
 from vjepa2.folding import fold_patches, unfold_patches
 from vjepa2.headed import PlainEncoder
+from vjepa2.publish import sha256_of
 from vjepa2.registry import find_release
 from vjepa2.runtime import Reference, check_parity, open_backend
 from vjepa2.runtime.backends.base import FramesArray

@@ -11,29 +11,26 @@ import onnx
 import pytest
 import torch
 
-from vjepa2 import checkpoints, head_checkpoints
+from tests.conftest import usable_backends, version_21
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, Bundle
 from vjepa2.checkpoints import Request, load_encoder
 from vjepa2.cli import main
 from vjepa2.errors import BackendError, ExportError, ParityError, SpecError
-from vjepa2.export import load_model, pipeline
+from vjepa2.export import pipeline
 from vjepa2.export.describe import ExportRequest
 from vjepa2.export.pipeline import export_bundle
 from vjepa2.export.trace import trace_model
-from vjepa2.head_checkpoints import load_anticipation, load_classifier, load_predictor
+from vjepa2.head_checkpoints import load_action_predictor, load_classifier, load_predictor
 from vjepa2.head_specs import ActionSpec, PredictorSpec
 from vjepa2.headed import ActionEncoder, PredictiveEncoder
-from vjepa2.registry import Release
 from vjepa2.runtime import Reference, check_parity, open_backend
-from vjepa2.runtime.backends import BACKENDS
-from vjepa2.runtime.backends.base import FramesArray, normalise
+from vjepa2.runtime.backends.base import FramesArray
 from vjepa2.runtime.parity import GATES
-from vjepa2.runtime.scenes import generate_scene
-from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, ModelSpec
+from vjepa2.spec import ClipSpec, ModelSpec
 
 CLIP = ClipSpec(frames=4, height=32, width=48)
 SPEC = ModelSpec(name="tiny", family="vjepa2", dim=96, depth=2, heads=4, mlp_dim=96, clip=CLIP)
-NEW = replace(SPEC, name="tiny-2.1", family="vjepa2.1", positions="interleaved", side=16, levels=(0, 1))
+NEW = version_21(SPEC, (0, 1))
 PREDICTOR = PredictorSpec(encoder_dim=96, dim=48, depth=2, heads=4, mlp_dim=64)
 NEW_PREDICTOR = replace(PREDICTOR, positions="interleaved", mask_tokens=8, levels=2, out_dim=192, has_modalities=True)
 ACTION = ActionSpec(encoder_dim=96, dim=48, depth=2, heads=4, mlp_dim=64)
@@ -107,7 +104,7 @@ def test_every_head_is_proven_and_every_backend_runs_it(head: str, bundles: Call
     assert all(verdict.passed for verdict in manifest.parity.values())
     reference = Reference.load(bundle)
     assert set(reference.outputs.by_name()) == set(outputs)
-    for name in BACKENDS:
+    for name in usable_backends():
         with open_backend(bundle, name) as backend:
             assert check_parity(reference, backend, GATES["fp32"]).passed, name
 
@@ -138,7 +135,7 @@ def test_every_graph_is_static_and_has_its_scale_on_q(head: str, bundles: Callab
 def test_a_graph_of_any_batch_computes_each_clip_as_it_does_alone(head: str, tmp_path: Path) -> None:
     bundle = export_bundle(request_for(head, batch="dynamic"), tmp_path / "bundle").bundle
     reference = Reference.load(bundle)
-    for name in BACKENDS:
+    for name in usable_backends():
         with open_backend(bundle, name) as backend:
             got = backend.run(reference.frames_BTHWC, tuple(reference.outputs.by_name()), reference.inputs).by_name()
         for output, expected in reference.outputs.by_name().items():
@@ -150,7 +147,7 @@ def test_a_graph_of_two_clips_fills_up_its_extra_inputs_too(tmp_path: Path) -> N
     reference = Reference.load(bundle)
     expected = reference.outputs.predicted_BLD
     assert expected is not None
-    for name in BACKENDS:
+    for name in usable_backends():
         with open_backend(bundle, name) as backend:
             got = backend.run(reference.frames_BTHWC, ("predicted",), reference.inputs).predicted_BLD
         assert got is not None
@@ -176,7 +173,7 @@ def test_a_step_is_not_told_what_comes_after_it(bundles: Callable[[str], Bundle]
     reference, later = Reference.load(bundle), extras_of(bundle, 1)
     changed = dict(later)
     changed["actions"] = later["actions"] + np.eye(STEPS, dtype=np.float32)[-1][:, None]
-    for name in BACKENDS:
+    for name in usable_backends():
         with open_backend(bundle, name) as backend:
             runs = [backend.run(reference.frames_BTHWC[:1], ("predicted",), given) for given in (later, changed)]
         first, second = (run.predicted_BLD for run in runs)
@@ -204,7 +201,7 @@ def test_the_predictor_takes_all_tokens_if_nothing_else_is_said(tmp_path: Path) 
 # what is refused
 
 
-@pytest.mark.parametrize("backend_name", BACKENDS)
+@pytest.mark.parametrize("backend_name", usable_backends())
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -261,6 +258,8 @@ def test_inputs_that_a_head_does_not_take_are_refused(bundles: Callable[[str], B
         ("predictor", {"pooling": "linear"}, "pooling is not of the head predictor; leave it out"),
         ("classifier", {"classes": None, "pooling": None}, "random weights need to know how many classes"),
         ("anticipation", {"classes": 5}, "classes are 5; this head needs 3"),
+        ("embedding", {"segments": 2}, "segments is not of the head embedding; leave it out, or export classifier"),
+        ("classifier", {"segments": 2, "pooling": None}, "segments is 2; an image classifier looks at one clip"),
         ("classifier", {"encoder": "somewhere.pt"}, "random brings its own encoder; only a probe's .pt file needs"),
     ],
 )
@@ -270,12 +269,20 @@ def test_options_that_do_not_fit_are_refused(head: str, options: Any, message: s
     assert not list(tmp_path.iterdir())
 
 
+def test_segments_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="segments is 0; a classifier looks at one clip of a video at least"):
+        export_bundle(request_for("classifier", segments=0), tmp_path / "bundle")
+    module = load_classifier("random", encoder=load_encoder("random", model=SPEC), classes=5, segments=2)
+    with pytest.raises(SpecError, match="there are 12 frames; 2 segments have 4 each"):
+        module(torch.zeros(2, 12, 3, 32, 48))
+
+
 def test_a_predictor_of_another_encoder_is_refused() -> None:
     encoder = load_encoder("random", model=SPEC)
     other = load_predictor("random", model=replace(PREDICTOR, encoder_dim=48), clip=CLIP)
     with pytest.raises(SpecError, match=r"the predictor takes 48 channels of .*; tiny gives 96 of"):
         PredictiveEncoder(encoder, other)
-    actions = head_checkpoints.load_action_predictor("random", model=ACTION, steps=2, size=(32, 48))
+    actions = load_action_predictor("random", model=ACTION, steps=2, size=(32, 48))
     with pytest.raises(SpecError, match="the encoder's clip has 4 frames; before actions it is an image, doubled: 2"):
         ActionEncoder(encoder, actions)
     with pytest.raises(SpecError, match="the action predictor takes 96 channels of a grid"):
@@ -304,78 +311,9 @@ def test_a_wrong_head_on_a_right_encoder_is_no_bundle(
         return traced
 
     monkeypatch.setattr(pipeline, "trace_model", trace_wrongly)
-    with pytest.raises(ParityError, match=r"portable.onnx is outside its gate, .*; no bundle was written"):
+    with pytest.raises(ParityError, match=r"portable.onnx is outside its gate: .*; no bundle was written"):
         export_bundle(request_for(head), tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
-
-
-# the files
-
-
-def save_meta(file: Path, key: str, states: dict[str, Any]) -> Path:
-    named = {name: {f"module.{part}": value for part, value in state.items()} for name, state in states.items()}
-    torch.save({name: [state] if name == key == "classifiers" else state for name, state in named.items()}, file)
-    return file
-
-
-def probe_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {
-        name: value for name, value in module.state_dict().items() if not name.startswith(("encoder.", "predictor."))
-    }
-
-
-@pytest.fixture
-def released(monkeypatch: pytest.MonkeyPatch) -> dict[str, Release]:
-    """Rows of a tiny family: the pretrained one, and one with a probe that stands on it."""
-    rows = {
-        "tiny": Release(spec=SPEC, file="tiny.pt", keys=("encoder",), predictor=PREDICTOR),
-        "tiny-ek": Release(spec=replace(SPEC, name="tiny-ek"), base="tiny", predictor=PREDICTOR, keys=("classifiers",)),
-    }
-    for module in (checkpoints, head_checkpoints, load_model):
-        monkeypatch.setattr(module, "RELEASES", rows)
-        if hasattr(module, "find_release"):
-            monkeypatch.setattr(module, "find_release", rows.__getitem__)
-    return rows
-
-
-@pytest.mark.parametrize("head", ["classifier", "anticipation"])
-def test_a_probe_is_exported_from_its_file_with_the_encoder_from_another(
-    head: Any, released: dict[str, Release], tmp_path: Path
-) -> None:
-    encoder = load_encoder("random", model=SPEC, seed=5)
-    future = replace(CLIP, frames=CLIP.frames + 10)
-    predictor = load_predictor("random", model=PREDICTOR, clip=future, seed=5)
-    states = {"encoder": encoder.state_dict(), "predictor": predictor.state_dict()}
-    base = save_meta(tmp_path / "tiny.pt", "encoder", states)
-    module: torch.nn.Module = (
-        load_classifier("random", encoder=encoder, classes=5, seed=5)
-        if head == "classifier"
-        else load_anticipation("random", encoder=encoder, predictor=predictor, classes=(3, 4, 6), seed=5)
-    )
-    probe = save_meta(tmp_path / "probe.pt", "classifiers", {"classifiers": probe_state(module)})
-    weights = Request(source=str(probe), model="tiny-ek", key="encoder")
-    request = ExportRequest(weights=weights, head=head, encoder=str(base), simplify=False)
-    bundle = export_bundle(request, tmp_path / "bundle").bundle
-    assert bundle.manifest.source.name == "probe.pt"
-    assert set(bundle.manifest.source.files) == {"probe.pt", "tiny.pt"}
-    assert bundle.manifest.source.warning is None
-    clips = torch.from_numpy(normalise(generate_scene(4, 32, 48)[None], RGB_MEAN, RGB_STD))
-    with torch.inference_mode():
-        expected = module(clips)
-    first = expected if head == "classifier" else expected[0]
-    with open_backend(bundle, "onnxruntime") as backend:
-        got = backend.run(generate_scene(4, 32, 48)[None], ("logits" if head == "classifier" else "verb",)).by_name()
-    np.testing.assert_allclose(next(iter(got.values())), first.numpy(), atol=1e-4)
-
-
-def test_a_cut_encoder_takes_a_random_probe_of_its_row(released: dict[str, Release], tmp_path: Path) -> None:
-    weights = Request(source="random", model="tiny-ek", layers=1)
-    request = ExportRequest(weights=weights, head="anticipation", classes=(3, 4, 6), simplify=False)
-    manifest = export_bundle(request, tmp_path / "bundle").bundle.manifest
-    assert (manifest.model.depth, manifest.source.layers) == (1, 1)
-    assert manifest.parts.probe is not None
-    assert manifest.parts.probe.classes == (3, 4, 6)
-    assert manifest.source.warning is not None
 
 
 # the command line
@@ -419,6 +357,35 @@ def test_a_bad_run_ends_in_one_line(
         main(["run", str(bundles("predictor").path), str(write_video(scene)), *options])
     assert done.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("head", "change", "message"),
+    [
+        ("predictor", lambda e: e | {"target_ids": e["target_ids"] + 9}, "to 19; this bundle's tokens are 0 to 11"),
+        ("predictor", lambda e: e | {"context_ids": e["context_ids"] * 0}, "context_ids name a token twice in one row"),
+        ("action", lambda e: e | {"actions": np.zeros((1, STEPS, 6), np.float32)}, "they must be float32 [1, 3, 7]"),
+    ],
+)
+def test_inputs_that_do_not_fit_end_in_one_line(
+    head: str,
+    change: Callable[[Any], Any],
+    message: str,
+    bundles: Callable[[str], Bundle],
+    write_video: Callable[..., Path],
+    scene: FramesArray,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = extras_of(bundles(head), 1)
+    np.savez(tmp_path / "in.npz", **change(given))
+    command = ["run", bundles(head).path, write_video(scene), "--inputs", tmp_path / "in.npz", "-o", "out.npz"]
+    with pytest.raises(SystemExit) as done:
+        main(list(map(str, command)))
+    assert done.value.code == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert message in shown
+    assert "Traceback" not in shown
 
 
 def test_the_verb_exports_every_kind_of_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import VJEPA2ForVideoClassification
+from transformers import AutoConfig, VJEPA2ForVideoClassification
 
 from examples.make_shapes import write_shapes
+from tests.conftest import version_21
 from tests.test_image_folder import write_image
-from vjepa2.checkpoints import Request, load_encoder
+from vjepa2.checkpoints import Request, load_checkpoint, load_encoder
 from vjepa2.classifier_files import is_image_classifier, load_image_classifier, save_image_classifier
 from vjepa2.cli import main
 from vjepa2.encoder import Encoder
@@ -76,8 +77,10 @@ def request_for(
     )
 
 
-def tiny_classifier(head: ImageHead = "linear", classes: int = 3, spec: ModelSpec = TINY) -> ImageClassifier:
-    classifier = ImageClassifier(Encoder(spec), classes, head=head)
+def tiny_classifier(
+    head: ImageHead = "linear", classes: int = 3, spec: ModelSpec = TINY, clip: ClipSpec | None = None
+) -> ImageClassifier:
+    classifier = ImageClassifier(Encoder(spec, clip), classes, head=head)
     fill_random(classifier, seed=1)
     classifier.labels = tuple(f"class {number}" for number in range(classes))
     return classifier.eval()
@@ -197,15 +200,31 @@ def test_evaluation_counts_first_guesses_and_first_five() -> None:
     assert figures.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)))
 
 
-@pytest.mark.parametrize("frames", [2, 16])
-def test_an_image_is_as_many_equal_frames_as_asked(shapes: Path, frames: int) -> None:
+@pytest.mark.parametrize(("frames", "shown"), [(None, 2), (2, 2), (16, 16)])
+def test_an_image_is_as_many_equal_frames_as_asked(shapes: Path, frames: int | None, shown: int) -> None:
     request = request_for(shapes)
     request = replace(request, weights=replace(request.weights, frames=frames))
     classifier, _ = make_classifier(request, ("a", "b"))
-    assert classifier.encoder.clip.frames == frames
+    assert classifier.encoder.clip.frames == shown
     images = torch.randn(2, 3, 32, 32)
-    clips = images[:, None].repeat(1, frames, 1, 1, 1)
+    clips = images[:, None].repeat(1, shown, 1, 1, 1)
     torch.testing.assert_close(classifier(images), classifier.head(classifier.encoder(clips).mean(dim=1)))
+
+
+@pytest.mark.parametrize(("frames", "tubelet"), [(None, 1), (1, 1), (2, 2), (16, 2)])
+def test_an_image_of_version_21_is_one_or_by_option_a_video(shapes: Path, frames: int | None, tubelet: int) -> None:
+    request = request_for(shapes, VERSION_21)
+    request = replace(request, weights=replace(request.weights, frames=frames))
+    clip = make_classifier(request, ("a", "b"))[0].encoder.clip
+    assert (clip.frames, clip.tubelet) == (frames or 1, tubelet)
+
+
+def test_no_frames_are_no_clip(shapes: Path) -> None:
+    request = request_for(shapes)
+    with pytest.raises(SpecError, match="frames is 0; it must be a positive multiple of 2"):
+        make_classifier(replace(request, weights=replace(request.weights, frames=0)), ("a", "b"))
+    with pytest.raises(SpecError, match="frames is 1; it must be a positive multiple of 2"):
+        make_classifier(replace(request, weights=replace(request.weights, frames=1)), ("a", "b"))
 
 
 def test_an_image_goes_the_way_of_images_in_version_21() -> None:
@@ -493,27 +512,84 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path, spoil: Any, messa
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [replace(TINY, positions="sincos"), replace(TINY, clip=replace(TINY.clip, width=64))],
-    ids=["sincos", "oblong"],
-)
-def test_what_the_layout_has_no_words_for_is_refused_before_the_first_step(
-    shapes: Path, tmp_path: Path, spec: ModelSpec
+VERSION_21 = version_21(replace(TINY, heads=4), (0, 1))
+OTHERS = [VERSION_21, replace(TINY, positions="sincos"), replace(TINY, clip=replace(TINY.clip, width=64))]
+OTHER_NAMES = ["2.1", "sincos", "oblong"]
+
+
+@pytest.mark.parametrize("head", ["linear", "attentive"])
+@pytest.mark.parametrize("spec", OTHERS, ids=OTHER_NAMES)
+def test_what_hugging_face_has_no_words_for_is_read_back_bit_for_bit_too(
+    spec: ModelSpec, head: ImageHead, tmp_path: Path
 ) -> None:
-    with pytest.raises(SpecError, match="a classifier is kept in Hugging Face's layout, which knows tiled positions"):
-        finetune_classifier(request_for(shapes, spec), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    clip = spec.make_clip(spec.image_frames, spec.clip.height, spec.clip.width)
+    classifier = tiny_classifier(head, spec=spec, clip=clip)
+    save_image_classifier(classifier, tmp_path)
+    assert is_image_classifier(tmp_path)
+    loaded, encoder = load_image_classifier(tmp_path), load_encoder(tmp_path)
+    assert (loaded.encoder.spec, loaded.encoder.clip) == (encoder.spec, encoder.clip) == (spec, clip)
+    assert encoder.clip.is_image == bool(spec.levels)
+    for name, value in classifier.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    for name, value in classifier.encoder.state_dict().items():
+        assert torch.equal(value, encoder.state_dict()[name]), name
+    assert load_image_classifier(tmp_path, encoder).encoder is encoder
+    with pytest.raises(ValueError, match="vjepa2_edge"):  # rather than a V-JEPA 2 that was never trained
+        AutoConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("spec", [VERSION_21, replace(OTHERS[2], positions="sincos")], ids=["2.1", "sincos and oblong"])
+def test_what_hugging_face_has_no_words_for_is_trained_and_gives_the_same_guesses_elsewhere(
+    spec: ModelSpec, shapes: Path, tmp_path: Path
+) -> None:
+    """V-JEPA 2.1 by its own patches for images, which learn, as those for videos do not."""
+    request = request_for(shapes, spec, epochs=2, learning_rate=5e-3)
+    finetune_classifier(request, tmp_path / "run")
+    begun, _ = make_classifier(request, scan_images(shapes).labels)
+    trained = load_image_classifier(tmp_path / "run")
+    changed = {name for name, value in begun.state_dict().items() if not torch.equal(value, trained.state_dict()[name])}
+    assert changed == {name for name, _ in begun.named_parameters()} - {
+        f"encoder.{name}" for name in begun.encoder.idle_parameters
+    }
+    files = [sample.file for sample in scan_images(shapes).val]
+    ours, theirs = classify_in_both(tmp_path, files, simplify=False)
+    assert ours == theirs
+
+
+def test_a_folder_at_another_size_keeps_the_words_that_it_was_written_in(tmp_path: Path) -> None:
+    """Its names are those of its file, whatever clip is asked for."""
+    save_image_classifier(tiny_classifier(), tmp_path)
+    encoder, _ = load_checkpoint(Request(source=str(tmp_path), size=(32, 64)))
+    assert load_image_classifier(tmp_path, encoder).encoder.clip.width == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ours: ours.pop("model"), "model is None; it must be an object"),
+        (lambda ours: ours["model"].update(depth="2"), "model.depth is '2'; it must be int"),
+        (lambda ours: ours["clip"].update(step=3), "clip has unknown keys ['step']"),
+    ],
+)
+def test_words_of_ours_that_do_not_describe_a_model_are_refused(tmp_path: Path, change: Any, message: str) -> None:
+    save_image_classifier(tiny_classifier(spec=VERSION_21), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    change(config["vjepa2_edge"])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError) as caught:
+        load_encoder(tmp_path)
+    assert f"has a model under vjepa2_edge that cannot be read: {message}" in str(caught.value)
 
 
 # what is exported
 
 
-def classify_in_both(folder: Path, files: list[Path]) -> tuple[list[int], list[int]]:
+def classify_in_both(folder: Path, files: list[Path], *, simplify: bool = True) -> tuple[list[int], list[int]]:
     """The first guesses of the run in `folder`, by PyTorch and, exported, by ONNX Runtime."""
     classifier = load_image_classifier(folder / "run")
     clip = classifier.encoder.clip
-    bundle = export_bundle(ExportRequest(weights=Request(source=str(folder / "run"))), folder / "bundle").bundle
+    request = ExportRequest(weights=Request(source=str(folder / "run")), simplify=simplify)
+    bundle = export_bundle(request, folder / "bundle").bundle
     frames = np.stack([np.repeat(fit_pixels(read_image(file), clip)[None], clip.frames, axis=0) for file in files])
     with open_backend(bundle, "onnxruntime") as backend:
         logits = backend.run(frames, ("logits",)).logits_BL
@@ -577,6 +653,8 @@ def test_the_verb_starts_from_weights(shapes: Path, tmp_path: Path) -> None:
     frozen: list[str | Path] = ["finetune", tmp_path / "model", shapes, "--epochs", "1"]
     assert run_verb(*frozen, "-o", tmp_path / "frozen", "--head", "attentive") == 0
     assert run_verb(*frozen, "-o", tmp_path / "trained", "--train-encoder") == 0
+    assert run_verb(*frozen, "-o", tmp_path / "oblong", "--size", "32x48") == 0
+    assert load_encoder(tmp_path / "oblong").clip.width == 48
     before, frozen_, trained = (load_encoder(tmp_path / name).state_dict() for name in ("model", "frozen", "trained"))
     assert all(torch.equal(value, frozen_[name]) for name, value in before.items())
     assert not any(torch.equal(value, trained[name]) for name, value in before.items())

@@ -24,6 +24,7 @@ from tests.numpy_family import (
     state_of,
     under,
 )
+from tests.released_files import config_of
 from vjepa2.anticipation import ActionAnticipation
 from vjepa2.checkpoints import load_encoder
 from vjepa2.errors import SpecError
@@ -168,17 +169,8 @@ def transformers_classifier(module: VideoClassifier, heads: int) -> VJEPA2ForVid
     """Transformers' model with these weights; it gives the probe its encoder's heads and epsilon."""
     spec, clip = module.encoder.spec, module.encoder.clip
     assert spec.heads == heads
-    config = VJEPA2Config(
-        hidden_size=spec.dim,
-        num_hidden_layers=spec.depth,
-        num_attention_heads=spec.heads,
-        mlp_ratio=spec.mlp_dim / spec.dim,
-        crop_size=clip.height,
-        frames_per_clip=clip.frames,
-        pred_hidden_size=48,
-        pred_num_hidden_layers=1,
-        pred_num_attention_heads=2,
-    )
+    predictor = PredictorSpec(encoder_dim=spec.dim, dim=48, depth=1, heads=2, mlp_dim=96)
+    config = VJEPA2Config(**config_of(spec, clip, predictor))
     config.num_labels = module.linear.out_features
     theirs = VJEPA2ForVideoClassification(config)
     state = to_huggingface({name.removeprefix("encoder."): value for name, value in module.state_dict().items()})

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import VJEPA2Config, VJEPA2ForVideoClassification
 
+from tests.conftest import version_21
+from tests.released_files import assert_equal, config_of, meta_file, probe_state
 from vjepa2 import checkpoints, head_checkpoints
 from vjepa2.action_predictor import ActionPredictor
 from vjepa2.checkpoints import Request, load_checkpoint, load_encoder
@@ -27,25 +29,11 @@ from vjepa2.spec import ClipSpec, ModelSpec
 
 CLIP = ClipSpec(frames=4, height=32, width=32)
 SPEC = ModelSpec(name="tiny", family="vjepa2", dim=48, depth=4, heads=2, mlp_dim=96, clip=CLIP)
-NEW = replace(SPEC, name="tiny-2.1", family="vjepa2.1", positions="interleaved", side=16, levels=(0, 1, 2, 3))
+NEW = version_21(SPEC, (0, 1, 2, 3))
 PREDICTOR = PredictorSpec(encoder_dim=48, dim=32, depth=2, heads=2, mlp_dim=64)
 NEW_PREDICTOR = replace(PREDICTOR, positions="interleaved", mask_tokens=8, levels=4, out_dim=192, has_modalities=True)
 ACTION = ActionSpec(encoder_dim=48, dim=32, depth=2, heads=2, mlp_dim=64)
-CONFIG: dict[str, Any] = {
-    "model_type": "vjepa2",
-    "hidden_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "mlp_ratio": 2.0,
-    "crop_size": 32,
-    "patch_size": 16,
-    "frames_per_clip": 4,
-    "tubelet_size": 2,
-    "pred_hidden_size": 32,
-    "pred_num_hidden_layers": 2,
-    "pred_num_attention_heads": 2,
-    "pred_mlp_ratio": 2.0,
-}
+CONFIG = {"model_type": "vjepa2", **config_of(SPEC, CLIP, PREDICTOR)}
 
 
 def make_encoder(spec: ModelSpec = SPEC) -> Encoder:
@@ -58,29 +46,6 @@ def make_predictor(spec: PredictorSpec = PREDICTOR) -> Predictor:
 
 def make_classifier() -> VideoClassifier:
     return load_classifier("random", encoder=make_encoder(), classes=5, seed=7)
-
-
-def assert_equal(left: nn.Module, right: nn.Module) -> None:
-    assert list(left.state_dict()) == list(right.state_dict())
-    for name, value in left.state_dict().items():
-        assert torch.equal(value, right.state_dict()[name]), name
-
-
-def probe_state(module: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: value for name, value in module.state_dict().items() if not name.startswith(("encoder.", "predictor."))
-    }
-
-
-def save_meta(file: Path, key: str, state: dict[str, Tensor], wrapper: str = "module.backbone.") -> Path:
-    torch.save({key: {wrapper + name: value for name, value in state.items()}, "epoch": 3}, file)
-    return file
-
-
-def save_probe(file: Path, module: nn.Module) -> Path:
-    state = {f"module.{name}": value for name, value in probe_state(module).items()}
-    torch.save({"classifiers": [state, {}], "epoch": 3}, file)
-    return file
 
 
 @pytest.fixture
@@ -118,7 +83,7 @@ def test_a_folder_of_a_pretrained_model_gives_its_predictor(tmp_path: Path) -> N
 
 def test_what_transformers_saves_loads(tmp_path: Path) -> None:
     """Names and layout are those of its own `save_pretrained`, and so are the logits."""
-    config = VJEPA2Config(**{name: value for name, value in CONFIG.items() if name != "model_type"})
+    config = VJEPA2Config(**config_of(SPEC, CLIP, PREDICTOR))
     config.num_labels = 5
     theirs = VJEPA2ForVideoClassification(config)
     theirs.train(False)
@@ -145,13 +110,13 @@ def test_a_probe_has_metas_heads_or_by_option_its_encoders(probe: Any, folder: P
 def test_a_predictor_loads_from_a_meta_file(spec: PredictorSpec, wrapper: str, tmp_path: Path) -> None:
     predictor = make_predictor(spec)
     state = predictor.state_dict() | {"predictor_pos_embed": torch.ones(3)}
-    file = save_meta(tmp_path / "vit.pt", "predictor", state, wrapper)
+    file = meta_file(tmp_path / "vit.pt", {"predictor": state}, wrapper)
     assert_equal(load_predictor(file, model=spec, clip=CLIP), predictor)
 
 
 def test_an_action_predictor_loads_from_a_meta_file(tmp_path: Path) -> None:
     predictor = load_action_predictor("random", model=ACTION, steps=2, size=(32, 32), seed=7)
-    file = save_meta(tmp_path / "ac.pt", "predictor", predictor.state_dict(), "module.")
+    file = meta_file(tmp_path / "ac.pt", {"predictor": predictor.state_dict()}, "module.")
     loaded = load_action_predictor(file, model=ACTION, steps=2, size=(32, 32))
     assert isinstance(loaded, ActionPredictor)
     assert loaded.clip.grid == (2, 2, 2)
@@ -160,14 +125,18 @@ def test_an_action_predictor_loads_from_a_meta_file(tmp_path: Path) -> None:
 
 def test_a_probe_loads_from_a_meta_file_onto_its_encoder(tmp_path: Path) -> None:
     module = make_classifier()
-    loaded = load_classifier(save_probe(tmp_path / "probe.pt", module), encoder=make_encoder())
+    loaded = load_classifier(
+        meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(module)}), encoder=make_encoder()
+    )
     assert_equal(loaded, module)
 
 
 def test_anticipation_loads_from_a_meta_file_with_the_counts_that_it_has(tmp_path: Path) -> None:
     encoder, predictor = make_encoder(), load_predictor("random", model=PREDICTOR, clip=replace(CLIP, frames=16))
     module = load_anticipation("random", encoder=encoder, predictor=predictor, classes=(3, 4, 6), seed=7)
-    loaded = load_anticipation(save_probe(tmp_path / "ek.pt", module), encoder=encoder, predictor=predictor)
+    loaded = load_anticipation(
+        meta_file(tmp_path / "ek.pt", {"classifiers": probe_state(module)}), encoder=encoder, predictor=predictor
+    )
     assert loaded.noun_classifier.out_features == 4
     assert_equal(loaded, module)
 
@@ -266,7 +235,7 @@ def test_tensors_that_do_not_fit_a_predictor_are_listed(folder: Path) -> None:
 
 
 def test_a_probe_of_another_width_is_refused(tmp_path: Path) -> None:
-    file = save_probe(tmp_path / "probe.pt", make_classifier())
+    file = meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(make_classifier())})
     wide = load_encoder("random", model=replace(SPEC, name="wide", dim=96))
     with pytest.raises(
         CheckpointError, match=r"a probe of tokens of 48 channels; wide gives 96: put it on the encoder"
@@ -276,13 +245,13 @@ def test_a_probe_of_another_width_is_refused(tmp_path: Path) -> None:
 
 def test_a_probe_whose_row_names_another_encoder_is_refused(tmp_path: Path) -> None:
     """Widths may agree and encoders not; the row knows."""
-    file = save_probe(tmp_path / "probe.pt", make_classifier())
+    file = meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(make_classifier())})
     with pytest.raises(CheckpointError, match="vitl-ssv2 stands on vitl; the encoder given is tiny, ModelSpec"):
         load_classifier(file, encoder=make_encoder(), model="vitl-ssv2")
 
 
 def test_a_probe_of_another_task_is_refused(tmp_path: Path) -> None:
-    file = save_probe(tmp_path / "probe.pt", make_classifier())
+    file = meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(make_classifier())})
     predictor = load_predictor("random", model=PREDICTOR, clip=replace(CLIP, frames=16))
     with pytest.raises(CheckpointError, match=r"has no verb_classifier.bias, .*; it is not a file of such a probe"):
         load_anticipation(file, encoder=make_encoder(), predictor=predictor)
@@ -314,7 +283,7 @@ def test_a_probe_of_another_task_is_refused(tmp_path: Path) -> None:
 )
 def test_requests_that_cannot_be_met_say_why(load: Callable[[Path], object], message: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=message):
-        load(save_probe(tmp_path / "probe.pt", make_classifier()))
+        load(meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(make_classifier())}))
 
 
 def test_an_unknown_row_is_told_the_known_ones() -> None:
@@ -331,4 +300,5 @@ def test_a_released_probe_takes_the_layers_of_its_row(folder: Path, monkeypatch:
         monkeypatch.setattr(module, "find_release", {"tiny": row}.__getitem__)
         monkeypatch.setattr(module, "fetch_repository", lambda repository, revision: (folder, revision))
     assert load_classifier("tiny").layers == (1, 3)
+    assert load_classifier("a/b").layers == (1, 3)
     assert load_classifier("tiny", probe="transformers").layers == (3,)

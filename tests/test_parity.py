@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import usable_backends
 from vjepa2.bundle import REFERENCE, Bundle
 from vjepa2.errors import BundleError, SpecError
 from vjepa2.manifest import Precision
@@ -57,7 +58,7 @@ def reference(exported: Path) -> Reference:
     return Reference.load(Bundle.open(exported))
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-portable", "pytorch"])
+@pytest.mark.parametrize("name", usable_backends())
 def test_what_export_wrote_passes(name: str, reference: Reference, exported: Path) -> None:
     with open_backend(Bundle.open(exported), name) as backend:
         verdict = check_parity(reference, backend, GATE)

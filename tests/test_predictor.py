@@ -18,6 +18,7 @@ from tests.numpy_family import (
     sharpen,
     state_of,
 )
+from tests.released_files import config_of
 from vjepa2.action_predictor import ActionPredictor, encode_steps, normalise_tokens
 from vjepa2.checkpoints import load_encoder
 from vjepa2.errors import SpecError, Vjepa2Error
@@ -58,19 +59,7 @@ def tokens_like(ids: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
 
 
 def transformers_model(model: Predictor, encoder_state: dict[str, Tensor], encoder: ModelSpec) -> VJEPA2Model:
-    config = VJEPA2Config(
-        hidden_size=encoder.dim,
-        num_hidden_layers=encoder.depth,
-        num_attention_heads=encoder.heads,
-        mlp_ratio=encoder.mlp_dim / encoder.dim,
-        crop_size=encoder.clip.height,
-        frames_per_clip=encoder.clip.frames,
-        pred_hidden_size=model.spec.dim,
-        pred_num_hidden_layers=model.spec.depth,
-        pred_num_attention_heads=model.spec.heads,
-        pred_mlp_ratio=model.spec.mlp_dim / model.spec.dim,
-        pred_num_mask_tokens=model.spec.mask_tokens,
-    )
+    config = VJEPA2Config(**config_of(encoder, encoder.clip, model.spec))
     theirs = VJEPA2Model(config)
     theirs.load_state_dict(to_huggingface(encoder_state) | to_huggingface(model.state_dict()), strict=True)
     theirs.train(False)
@@ -293,3 +282,9 @@ def test_actions_that_do_not_fit_are_refused(
 def test_rollouts_that_do_not_fit_are_refused(images: int, steps: int, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         make_action().rollout(*act(steps, images=images))
+
+
+def test_a_rollout_from_part_of_an_image_is_refused() -> None:
+    tokens, actions, states = act(3, images=1)
+    with pytest.raises(SpecError, match=r"tokens have shape \[2, 7, 48\]; they must be \[B, steps \* 6, 48\]"):
+        make_action().rollout(torch.cat([tokens, tokens[:, :1]], dim=1), actions, states)

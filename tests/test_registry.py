@@ -9,8 +9,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
-from transformers import VJEPA2Config, VJEPA2ForVideoClassification
+from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model
 
+from tests.released_files import config_of
 from vjepa2.action_predictor import ActionPredictor
 from vjepa2.anticipation import ActionAnticipation
 from vjepa2.encoder import Encoder
@@ -151,25 +152,20 @@ def test_flops_of_an_image(name: str, gflops: int) -> None:
     assert round(RELEASES[name].spec.flops(image) / 1e9) == gflops
 
 
-@pytest.mark.parametrize("name", ["vitl-ssv2", "vitg-384-diving48"])
+@pytest.mark.parametrize("name", [name for name, release in RELEASES.items() if release.repository])
 def test_names_and_shapes_at_full_size_are_those_of_transformers(name: str) -> None:
     release = RELEASES[name]
     spec, predictor = release.spec, release.predictor
     assert predictor is not None
-    assert release.probe is not None
-    config = VJEPA2Config(
-        hidden_size=spec.dim,
-        num_hidden_layers=spec.depth,
-        num_attention_heads=spec.heads,
-        mlp_ratio=spec.mlp_dim / spec.dim,
-        crop_size=spec.clip.height,
-        frames_per_clip=spec.clip.frames,
-    )
-    config.num_labels = release.probe.classes[0]
+    config = VJEPA2Config(**config_of(spec, spec.clip, predictor))
     with torch.device("meta"):
-        theirs = VJEPA2ForVideoClassification(config).state_dict()
-        classifier = VideoClassifier(Encoder(spec, SMALL), *release.probe.classes)
-        ours = {key.removeprefix("encoder."): value for key, value in classifier.state_dict().items()}
+        if release.probe:
+            config.num_labels = release.probe.classes[0]
+            theirs = VJEPA2ForVideoClassification(config).state_dict()
+            module: nn.Module = VideoClassifier(Encoder(spec, SMALL), *release.probe.classes)
+        else:
+            theirs, module = VJEPA2Model(config).state_dict(), Encoder(spec, SMALL)
+        ours = {key.removeprefix("encoder."): value for key, value in module.state_dict().items()}
         ours |= Predictor(predictor, SMALL).state_dict()
     shapes: dict[str, list[int]] = {}
     for key, value in ours.items():
@@ -179,9 +175,110 @@ def test_names_and_shapes_at_full_size_are_those_of_transformers(name: str) -> N
     for row in range(predictor.mask_tokens):
         shape = shapes.pop(f"predictor.embeddings.mask_tokens.{row}")
         shapes["predictor.embeddings.mask_tokens"] = [predictor.mask_tokens, *shape]
-    prefixed = {f"vjepa2.{key}" if key.startswith(("encoder.", "predictor.")) else key for key in shapes}
-    assert prefixed == set(theirs)
+    if release.probe:
+        prefixed = {f"vjepa2.{key}" if key.startswith(("encoder.", "predictor.")) else key for key in shapes}
+        assert prefixed == set(theirs)
     assert shapes == {key.removeprefix("vjepa2."): list(value.shape) for key, value in theirs.items()}
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def layer(name: str, out: int, *into: int) -> Shapes:
+    """A linear layer, a projection of patches, or with `out` alone a LayerNorm."""
+    return {f"{name}.weight": (out, *into), f"{name}.bias": (out,)}
+
+
+def blocks(name: str, count: int, dim: int, inner: int) -> Shapes:
+    found: Shapes = {}
+    for number in range(count):
+        at = f"{name}.{number}"
+        found |= layer(f"{at}.norm1", dim) | layer(f"{at}.norm2", dim)
+        found |= layer(f"{at}.attn.qkv", 3 * dim, dim) | layer(f"{at}.attn.proj", dim, dim)
+        found |= layer(f"{at}.mlp.fc1", inner, dim) | layer(f"{at}.mlp.fc2", dim, inner)
+    return found
+
+
+def meta_encoder(dim: int, depth: int, inner: int, *, is_21: bool) -> Shapes:
+    found = layer("patch_embed.proj", dim, 3, 2, 16, 16) | blocks("blocks", depth, dim, inner)
+    if not is_21:
+        return found | layer("norm", dim)
+    found |= layer("patch_embed_img.proj", dim, 3, 1, 16, 16)
+    found |= {"img_mod_embed": (1, 1, dim), "video_mod_embed": (1, 1, dim)}
+    for level in range(4):
+        found |= layer(f"norms_block.{level}", dim)
+    return found
+
+
+def meta_predictor(dim: int, depth: int, *, masks: int = 10, out: int | None = None, levels: int = 1) -> Shapes:
+    found: Shapes = {f"mask_tokens.{number}": (1, 1, 384) for number in range(masks)}
+    found |= blocks("predictor_blocks", depth, 384, 1536) | layer("predictor_norm", 384)
+    if levels == 1:
+        found |= layer("predictor_embed", 384, dim)
+    else:
+        found |= layer("predictor_embed.0", dim, levels * dim) | layer("predictor_embed.2", 384, dim)
+    if out is None:
+        return found | layer("predictor_proj", dim, 384)
+    found |= layer("predictor_proj", out, 384) | layer("predictor_proj_context", out, 384)
+    return found | {"img_mod_embed": (1, 1, 384), "video_mod_embed": (1, 1, 384)}
+
+
+def meta_pooler(dim: int, queries: int) -> Shapes:
+    at = "pooler.cross_attention_block"
+    found: Shapes = {"pooler.query_tokens": (1, queries, dim)}
+    found |= blocks("pooler.blocks", 3, dim, 4 * dim)
+    found |= layer(f"{at}.norm1", dim) | layer(f"{at}.norm2", dim)
+    found |= layer(f"{at}.xattn.q", dim, dim) | layer(f"{at}.xattn.kv", 2 * dim, dim)
+    return found | layer(f"{at}.mlp.fc1", 4 * dim, dim) | layer(f"{at}.mlp.fc2", dim, 4 * dim)
+
+
+AC = (
+    layer("predictor_embed", 1024, 1408)
+    | layer("action_encoder", 1024, 7)
+    | layer("state_encoder", 1024, 7)
+    | layer("extrinsics_encoder", 1024, 6)
+    | blocks("predictor_blocks", 24, 1024, 4096)
+    | layer("predictor_norm", 1024)
+    | layer("predictor_proj", 1408, 1024)
+)
+# what Meta's files hold, written down again from their documentation: encoder and predictor
+META = {
+    "vitl": (meta_encoder(1024, 24, 4096, is_21=False), meta_predictor(1024, 12)),
+    "vith": (meta_encoder(1280, 32, 5120, is_21=False), meta_predictor(1280, 12)),
+    "vitg": (meta_encoder(1408, 40, 6144, is_21=False), meta_predictor(1408, 12)),
+    "vitg-384": (meta_encoder(1408, 40, 6144, is_21=False), meta_predictor(1408, 12)),
+    "vitg-ac": (meta_encoder(1408, 40, 6144, is_21=False), AC),
+    "vitb-2.1": (meta_encoder(768, 12, 3072, is_21=True), meta_predictor(768, 12, masks=8, out=1664)),
+    "vitl-2.1": (meta_encoder(1024, 24, 4096, is_21=True), meta_predictor(1024, 12, masks=8, out=1664)),
+    "vitg-2.1": (meta_encoder(1408, 40, 6144, is_21=True), meta_predictor(1408, 24, masks=8, out=5632, levels=4)),
+    "vitG-2.1": (meta_encoder(1664, 48, 8192, is_21=True), meta_predictor(1664, 24, masks=8, out=6656, levels=4)),
+}
+
+
+def shapes_of(module: nn.Module | None) -> Shapes:
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()} if module else {}
+
+
+@pytest.mark.parametrize("name", META)
+def test_names_and_shapes_at_full_size_are_those_of_metas_files(name: str) -> None:
+    encoder, predictor = build(RELEASES[name])
+    assert (shapes_of(encoder), shapes_of(predictor)) == META[name]
+
+
+def test_names_and_shapes_of_probes_at_full_size_are_those_of_metas_files() -> None:
+    with torch.device("meta"):
+        encoder = Encoder(RELEASES["vitg-384"].spec, SMALL)
+        probe = shapes_of(VideoClassifier(encoder, 174))
+        future = Predictor(PredictorSpec(encoder_dim=1408), ClipSpec(frames=64, height=32, width=32))
+        ahead = shapes_of(ActionAnticipation(encoder, future, (97, 300, 3568)))
+    assert own(probe) == meta_pooler(1408, 1) | layer("linear", 174, 1408)
+    heads = layer("verb_classifier", 97, 1408) | layer("noun_classifier", 300, 1408)
+    assert own(ahead) == meta_pooler(1408, 3) | heads | layer("action_classifier", 3568, 1408)
+
+
+def own(shapes: Shapes) -> Shapes:
+    """Without the modules that a probe stands on."""
+    return {name: shape for name, shape in shapes.items() if not name.startswith(("encoder.", "predictor."))}
 
 
 @pytest.mark.parametrize("release", ROWS)

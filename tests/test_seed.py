@@ -15,7 +15,7 @@ from vjepa2.encoder import Encoder
 from vjepa2.heads import ImageClassifier
 from vjepa2.layers import Attention, PatchEmbed
 from vjepa2.positions import get_3d_sincos_pos_embed
-from vjepa2.spec import ClipSpec, ModelSpec
+from vjepa2.spec import ClipSpec
 from vjepa2.weights import fill_random
 
 VITL_CLIP = ClipSpec(frames=16, height=224, width=224)
@@ -57,16 +57,8 @@ def test_attention_output_shape() -> None:
 
 
 def test_vision_transformer_at_embed_dim_1024() -> None:
-    spec = ModelSpec(
-        name="two-blocks",
-        family="vjepa2",
-        dim=1024,
-        depth=2,
-        heads=16,
-        mlp_dim=4096,
-        positions="sincos",
-        clip=VITL_CLIP,
-    )
+    spec = replace(tiny_spec(heads=16, clip=VITL_CLIP), mlp_dim=4096, positions="sincos")
+    assert (spec.dim, spec.depth) == (1024, 2)
     encoder = load_encoder("random", model=spec)
     with torch.no_grad():
         tokens = encoder(torch.randn(VITL_CLIP.shape()))

@@ -59,7 +59,7 @@ class ActionPredictor(nn.Module):
         given, steps = tokens_BND.shape[1] // each, actions_BSC.shape[1]
         if not 1 <= given <= steps:
             raise SpecError(f"there are images of {given} steps and actions of {steps}; give 1 to {steps} images")
-        self._check(tokens_BND[:, : given * each], actions_BSC[:, :given], states_BSC[:, :given])
+        self._check(tokens_BND, actions_BSC[:, :given], states_BSC[:, :given])
         self._check_steps(actions_BSC, states_BSC, steps)
         for step in range(given, steps + 1):
             predicted_BND = self(tokens_BND, actions_BSC[:, :step], states_BSC[:, :step])

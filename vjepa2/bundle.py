@@ -1,19 +1,14 @@
 """What lies between export and runtime: a folder that is whole and unchanged, or is not opened."""
 
-import ctypes
-import errno
-import hashlib
-import os
 import re
-import shutil
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vjepa2.errors import BundleError
 from vjepa2.manifest import MAX_BYTES, FileInfo, Manifest, decode_manifest, encode_manifest
+from vjepa2.publish import explain, publish_folder, sha256_of, sync
 
 MANIFEST = "manifest.json"
 PORTABLE = "portable.onnx"
@@ -23,8 +18,6 @@ REFERENCE = "reference.npz"
 NOT_COVERED = ("engines", "reports")  # engines have manifests of their own; nothing is loaded from reports
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_RENAME_EXCHANGE = 2  # linux/fs.h
-_AT_FDCWD = -100  # fcntl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +42,19 @@ class Bundle:
     def create(path: str | Path) -> "Iterator[Draft]":
         """Write a bundle that appears at `path` whole, when the block ends, or not at all.
 
-        An earlier bundle at `path` is exchanged in one step; anything else there is refused.
+        An earlier bundle at `path` is exchanged in one step, its engines with it; one of the same bytes stays, with
+        its engines. Anything else there is refused.
         """
         target = Path(path).absolute()
         _refuse_strangers(target)
         try:
-            draft = Draft(_start_draft(target))
+            with publish_folder(target, keep=_is_same) as folder:
+                draft = Draft(folder)
+                yield draft
+                if not draft.sealed:
+                    raise BundleError(f"{target.name} was not sealed; nothing was written")
         except OSError as error:
-            raise _cannot_write(target, error) from error
-        try:
-            yield draft
-            if not draft.sealed:
-                raise BundleError(f"{target.name} was not sealed; nothing was written")
-            _publish(draft.path, target)
-        except OSError as error:
-            raise _cannot_write(target, error) from error
-        finally:
-            shutil.rmtree(draft.path, ignore_errors=True)
+            raise BundleError(explain(target, error)) from error
 
 
 class Draft:
@@ -80,22 +69,13 @@ class Draft:
         files = {}
         for file in sorted(self.path.iterdir()):
             files[file.name] = FileInfo(sha256=sha256_of(file), bytes=file.stat().st_size)
-            _sync(file)
+            sync(file)
         sealed = replace(manifest, files=files)
         (self.path / MANIFEST).write_bytes(encode_manifest(sealed))
-        _sync(self.path / MANIFEST)
-        _sync(self.path)
+        sync(self.path / MANIFEST)
+        sync(self.path)
         self.sealed = True
         return sealed
-
-
-def sha256_of(file: Path) -> str:
-    """The hash of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -109,7 +89,19 @@ def _read_manifest(folder: Path) -> Manifest:
     return decode_manifest(file.read_bytes())
 
 
+def _is_same(draft: Path, target: Path) -> bool:
+    """Whether `target` is whole and its manifest, and so every file, the draft's."""
+    try:
+        Bundle.open(target)
+    except BundleError:
+        return False
+    return (draft / MANIFEST).read_bytes() == (target / MANIFEST).read_bytes()
+
+
 def _check_names(folder: Path, manifest: Manifest) -> None:
+    for name in NOT_COVERED:
+        if (beside := folder / name).is_symlink() or (beside.exists() and not beside.is_dir()):
+            raise BundleError(f"{beside} is not a folder; a bundle holds no links")
     for name in manifest.files:
         if not _NAME.fullmatch(name):
             raise BundleError(f"{folder} names a file {name!r}; names are letters, digits, '.', '_' and '-'")
@@ -143,68 +135,3 @@ def _refuse_strangers(target: Path) -> None:
         _read_manifest(target)
     except BundleError as error:
         raise BundleError(f"{target} exists and is not a bundle ({error}); choose another folder") from error
-
-
-def _start_draft(target: Path) -> Path:
-    """A private folder beside `target`, named after this process so that a later one can sweep it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
-    prefix = f".{target.name}.draft-{host}-"
-    for leftover in target.parent.glob(f"{prefix}*"):
-        owner = leftover.name.removeprefix(prefix)
-        if owner.isdigit() and not _is_running(int(owner)):
-            shutil.rmtree(leftover, ignore_errors=True)
-    draft = target.parent / f"{prefix}{os.getpid()}"
-    draft.mkdir(mode=0o755)
-    return draft
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _publish(draft: Path, target: Path) -> None:
-    if not target.exists():
-        draft.rename(target)
-    elif not _exchange(draft, target):
-        aside = draft.with_name(f"{draft.name}-old")
-        target.rename(aside)
-        try:
-            draft.rename(target)
-        except OSError:
-            aside.rename(target)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-    _sync(target.parent)
-
-
-def _exchange(left: Path, right: Path) -> bool:
-    """Swap two folders in one step; False where the kernel or the file system cannot."""
-    with suppress(AttributeError):
-        libc = ctypes.CDLL(None, use_errno=True)
-        names = os.fsencode(left), os.fsencode(right)
-        if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
-            return True
-        code = ctypes.get_errno()
-        if code not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-            raise OSError(code, os.strerror(code), str(right))
-    return False
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _cannot_write(target: Path, error: OSError) -> BundleError:
-    advice = "free some space" if error.errno == errno.ENOSPC else "choose a folder that can be written"
-    return BundleError(f"{target} cannot be written: {error.strerror or error}; {advice}; nothing was left behind")

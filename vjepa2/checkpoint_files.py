@@ -1,6 +1,5 @@
 """How is a file of weights read and written: never running what is in it, never reading more than is asked for."""
 
-import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -14,15 +13,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vjepa2.errors import CheckpointError
-from vjepa2.head_specs import PredictorSpec
+from vjepa2.folder_model import CONFIG, read_json
 from vjepa2.outputs import write_whole
-from vjepa2.spec import ClipSpec, ModelSpec
 
-CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
-_FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "qkv_bias": True, "in_chans": 3}
 
 
 class SafetensorsState(Mapping[str, Tensor]):
@@ -63,66 +59,12 @@ def weight_files(folder: Path) -> list[Path]:
         if not (folder / WEIGHTS).is_file():
             raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {_INDEX}; it must have one of them")
         return [folder / WEIGHTS]
-    table = _read_json(folder / _INDEX).get("weight_map")
+    table = read_json(folder / _INDEX).get("weight_map")
     shards = sorted(set(table.values())) if isinstance(table, dict) else []
     for shard in shards or ["(none)"]:
         if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or not (folder / shard).is_file():
             raise CheckpointError(f"{folder / _INDEX} names the shard {shard!r}; it must lie beside it")
     return [folder / shard for shard in shards]
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """What a folder's `config.json` says, unchecked."""
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder} has no {CONFIG}; give a folder in Hugging Face's layout")
-    return _read_json(folder / CONFIG)
-
-
-def config_spec(folder: Path, name: str) -> ModelSpec:
-    """The model that a folder's `config.json` describes."""
-    config = read_config(folder)
-    if config.get("model_type") != "vjepa2":
-        raise CheckpointError(f"{folder / CONFIG} is of model_type {config.get('model_type')!r}, not 'vjepa2'")
-    for key, must in _FIXED.items():
-        if config.get(key, must) != must:
-            raise CheckpointError(f"{folder / CONFIG} has {key} {config[key]!r}; this encoder needs {must!r}")
-    try:
-        side, patch, dim = (int(config[key]) for key in ("crop_size", "patch_size", "hidden_size"))
-        return ModelSpec(
-            name=name,
-            family="vjepa2",
-            dim=dim,
-            depth=int(config["num_hidden_layers"]),
-            heads=int(config["num_attention_heads"]),
-            mlp_dim=int(dim * float(config["mlp_ratio"])),
-            clip=ClipSpec(
-                frames=int(config["frames_per_clip"]),
-                height=side,
-                width=side,
-                tubelet=int(config["tubelet_size"]),
-                patch=patch,
-            ),
-        )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG} lacks a number that an encoder needs: {error}") from error
-
-
-def config_predictor(folder: Path) -> PredictorSpec:
-    """The predictor that a folder's `config.json` describes; what it leaves out is what every release has."""
-    encoder, config = config_spec(folder, folder.name), _read_json(folder / CONFIG)
-    plain = PredictorSpec(encoder_dim=encoder.dim)
-    try:
-        dim = int(config.get("pred_hidden_size", plain.dim))
-        return PredictorSpec(
-            encoder_dim=encoder.dim,
-            dim=dim,
-            depth=int(config.get("pred_num_hidden_layers", plain.depth)),
-            heads=int(config.get("pred_num_attention_heads", plain.heads)),
-            mlp_dim=int(dim * float(config.get("pred_mlp_ratio", plain.mlp_dim / plain.dim))),
-            mask_tokens=int(config.get("pred_num_mask_tokens", plain.mask_tokens)),
-        )
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG} has no number where a predictor needs one: {error}") from error
 
 
 def read_meta_checkpoint(file: Path, key: str) -> dict[str, Tensor]:
@@ -158,13 +100,3 @@ def fetch_repository(repository: str, revision: str | None) -> tuple[Path, str]:
             "check the name and the network, or give a local folder"
         ) from error
     return Path(folder), Path(folder).name
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not JSON ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} is not a JSON object; fetch it again")
-    return content

@@ -6,21 +6,15 @@ from pathlib import Path
 
 import torch
 
-from vjepa2.bundle import sha256_of
-from vjepa2.checkpoint_files import (
-    CONFIG,
-    SafetensorsState,
-    config_spec,
-    fetch_repository,
-    read_meta_checkpoint,
-    weight_files,
-)
+from vjepa2.checkpoint_files import SafetensorsState, fetch_repository, read_meta_checkpoint, weight_files
 from vjepa2.encoder import Encoder
 from vjepa2.errors import CheckpointError
 from vjepa2.filling import fill_module
+from vjepa2.folder_model import CONFIG, FolderModel, read_model
 from vjepa2.hard_weights import HARD_WARNING, fill_hard
 from vjepa2.manifest import Source
 from vjepa2.names import HUGGING_FACE_OTHERS, META_OTHERS, huggingface_names, meta_name
+from vjepa2.publish import sha256_of
 from vjepa2.registry import FILES, RELEASES, find_release
 from vjepa2.spec import ClipSpec, ModelSpec
 from vjepa2.weights import RANDOM_WARNING, fill_random
@@ -40,7 +34,8 @@ class Request:
     key: str | None = None
     revision: str | None = None
     clip: ClipSpec | None = None  # or, where only a part of the trained clip is to change:
-    frames: int | None = None
+    frames: int | None = None  # one is V-JEPA 2.1's image
+    is_image: bool = False  # as many frames as the model shows an image as, where `frames` does not say
     size: tuple[int, int] | None = None  # pixels, height and width
     seed: int | None = None
     layers: int | None = None  # keep only the first blocks
@@ -134,7 +129,8 @@ def find_repository(source: str, revision: str | None) -> tuple[str, str | None]
 
 
 def _load_folder(folder: Path, request: Request, source: Source) -> tuple[Encoder, Source]:
-    spec = config_spec(folder, source.name)
+    held = read_model(folder, source.name)
+    spec = held.spec
     if request.model is not None:
         asked = _asked_spec(request)
         if replace(spec, name=asked.name, clip=asked.clip) != asked:
@@ -142,13 +138,21 @@ def _load_folder(folder: Path, request: Request, source: Source) -> tuple[Encode
         spec = replace(spec, name=asked.name)
     files = weight_files(folder)
     state = SafetensorsState(files)
-    prefix = "vjepa2." if any(name.startswith("vjepa2.") for name in state) else ""
-    theirs = {name: tuple(prefix + part for part in huggingface_names(name)) for name in _parameter_names(spec)}
-    others = (*HUGGING_FACE_OTHERS, *(prefix + other for other in HUGGING_FACE_OTHERS))
-    encoder = _empty_encoder(spec, request)
+    theirs, others = _names_in_folder(held, state)
+    encoder = _empty_encoder(spec, request, held.clip)
     fill_module(encoder, spec.name, state, theirs, others, folder)
     hashes = {file.name: sha256_of(file) for file in [folder / CONFIG, *files]}
     return encoder.eval(), replace(source, files=hashes)
+
+
+def _names_in_folder(held: FolderModel, state: SafetensorsState) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """Which tensors each parameter of the encoder is, and what the names of others begin with."""
+    names = _parameter_names(held.spec)
+    if held.is_ours:
+        return {name: (f"encoder.{name}",) for name in names}, ("pooler.", "head.")
+    prefix = "vjepa2." if any(name.startswith("vjepa2.") for name in state) else ""
+    theirs = {name: tuple(prefix + part for part in huggingface_names(name)) for name in names}
+    return theirs, (*HUGGING_FACE_OTHERS, *(prefix + other for other in HUGGING_FACE_OTHERS))
 
 
 def _only_key(request: Request) -> str | None:
@@ -163,16 +167,22 @@ def _asked_spec(request: Request) -> ModelSpec:
     return request.model if isinstance(request.model, ModelSpec) else find_release(request.model).spec
 
 
-def _empty_encoder(spec: ModelSpec, request: Request) -> Encoder:
+def _empty_encoder(spec: ModelSpec, request: Request, trained: ClipSpec | None = None) -> Encoder:
     """The encoder without values, cut to the layers that were asked for."""
     if request.layers is not None:
         if not 1 <= request.layers <= spec.depth:
             raise CheckpointError(f"layers is {request.layers}; {spec.name} has 1 to {spec.depth}")
         spec = replace(spec, depth=request.layers)
-    height, width = request.size or (spec.clip.height, spec.clip.width)
-    trained = replace(spec.clip, frames=request.frames or spec.clip.frames, height=height, width=width)
     with torch.device("meta"):
-        return Encoder(spec, request.clip or trained)
+        return Encoder(spec, choose_clip(spec, request, trained))
+
+
+def choose_clip(spec: ModelSpec, request: Request, trained: ClipSpec | None = None) -> ClipSpec:
+    """The clip that was asked for; what was not said is as in `trained`, or if that is None as the model's own."""
+    trained = trained or spec.clip
+    frames = spec.image_frames if request.is_image else trained.frames
+    height, width = request.size or (trained.height, trained.width)
+    return request.clip or spec.make_clip(frames if request.frames is None else request.frames, height, width)
 
 
 def _parameter_names(spec: ModelSpec) -> list[str]:

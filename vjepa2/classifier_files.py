@@ -1,4 +1,7 @@
-"""How does an image classifier lie on disk: a folder in Hugging Face's layout, read back strictly."""
+"""How does an image classifier lie on disk: a folder in Hugging Face's layout, read back strictly.
+
+That layout has no words for V-JEPA 2.1, sin-cos positions and clips that are not square: those lie in one of ours.
+"""
 
 import json
 import math
@@ -9,24 +12,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from vjepa2.checkpoint_files import (
-    CONFIG,
-    WEIGHTS,
-    SafetensorsState,
-    config_spec,
-    read_config,
-    weight_files,
-    write_safetensors,
-)
+from vjepa2.checkpoint_files import WEIGHTS, SafetensorsState, weight_files, write_safetensors
 from vjepa2.encoder import Encoder
-from vjepa2.errors import CheckpointError, SpecError
+from vjepa2.errors import CheckpointError
 from vjepa2.filling import fill_module
+from vjepa2.folder_model import CONFIG, OURS, describe_ours, fits_huggingface, read_config, read_model
 from vjepa2.heads import ImageClassifier, ImageHead
 from vjepa2.names import huggingface_names
 from vjepa2.outputs import write_whole
-from vjepa2.spec import ClipSpec, ModelSpec
+from vjepa2.spec import ModelSpec
 
-_OURS = "vjepa2_edge"  # config.json's key of what transformers has no word for
 _ARCHITECTURES: dict[ImageHead, str] = {
     "linear": "VJEPA2MeanPoolingImageClassifier",  # transformers has none without a pooler
     "attentive": "VJEPA2ForVideoClassification",
@@ -40,7 +35,7 @@ def save_image_classifier(classifier: ImageClassifier, folder: Path) -> None:
     text = json.dumps(config, indent=2) + "\n"
     state = classifier.state_dict()
     tensors: dict[str, Tensor] = {}
-    for name, theirs in _file_names(classifier).items():
+    for name, theirs in _file_names(classifier, config["model_type"] == OURS).items():
         tensors.update(zip(theirs, state[name].chunk(len(theirs)), strict=True))
     write_whole(folder / CONFIG, lambda stream: stream.write(text.encode()))
     write_safetensors(folder / WEIGHTS, tensors)
@@ -53,16 +48,17 @@ def load_image_classifier(folder: str | Path, encoder: Encoder | None = None) ->
     a `CheckpointError` that lists it.
     """
     path = Path(folder)
+    held = read_model(path, path.resolve().name)
     head, labels = _read_head(path)
     with torch.device("meta"):
-        classifier = ImageClassifier(encoder or Encoder(config_spec(path, path.resolve().name)), len(labels), head=head)
-    names = _file_names(classifier)
+        classifier = ImageClassifier(encoder or Encoder(held.spec, held.clip), len(labels), head=head)
+    names = _file_names(classifier, held.is_ours)
     module = nn.ModuleDict(dict(classifier.named_children()))
     others: tuple[str, ...] = ()
     if encoder is not None:
         del module["encoder"]
         names = {name: theirs for name, theirs in names.items() if not name.startswith("encoder.")}
-        others = ("vjepa2.encoder.",)
+        others = ("vjepa2.encoder.", "encoder.")
     fill_module(module, f"its {CONFIG}", SafetensorsState(weight_files(path)), names, others, path)
     classifier.labels = labels
     return classifier.eval()
@@ -70,15 +66,21 @@ def load_image_classifier(folder: str | Path, encoder: Encoder | None = None) ->
 
 def is_image_classifier(folder: str | Path) -> bool:
     """Whether `folder` is one that `save_image_classifier` wrote."""
-    return (Path(folder) / CONFIG).is_file() and _OURS in read_config(Path(folder))
+    return (Path(folder) / CONFIG).is_file() and OURS in read_config(Path(folder))
 
 
 def describe_classifier(classifier: ImageClassifier) -> dict[str, Any]:
-    """The `config.json` of a classifier; `SpecError` if its encoder is one that the layout has no words for."""
+    """The `config.json` of a classifier."""
     spec, clip = classifier.encoder.spec, classifier.encoder.clip
     assert classifier.labels is not None
     head: ImageHead = "linear" if classifier.pooler is None else "attentive"
-    config = {
+    labels = {
+        "id2label": {str(number): label for number, label in enumerate(classifier.labels)},
+        "label2id": {label: number for number, label in enumerate(classifier.labels)},
+    }
+    if not fits_huggingface(spec, clip):
+        return {"model_type": OURS, **labels, OURS: {"head": head, **describe_ours(spec, clip)}}
+    return {
         "model_type": "vjepa2",
         "architectures": [_ARCHITECTURES[head]],
         "patch_size": clip.patch,
@@ -94,20 +96,9 @@ def describe_classifier(classifier: ImageClassifier) -> dict[str, Any]:
         "layer_norm_eps": 1e-6,
         "qkv_bias": True,
         "in_chans": 3,
-        "id2label": {str(number): label for number, label in enumerate(classifier.labels)},
-        "label2id": {label: number for number, label in enumerate(classifier.labels)},
-        _OURS: {"head": head},
+        **labels,
+        OURS: {"head": head},
     }
-    _refuse_unwritable(spec, clip)
-    return config
-
-
-def _refuse_unwritable(spec: ModelSpec, clip: ClipSpec) -> None:
-    if spec.positions != "tiled" or clip.height != clip.width:
-        raise SpecError(
-            f"{spec.name} has {spec.positions} positions and {clip.height} x {clip.width} pixels; a classifier is kept "
-            "in Hugging Face's layout, which knows tiled positions and squares"
-        )
 
 
 def _mlp_ratio(spec: ModelSpec) -> float:
@@ -116,8 +107,10 @@ def _mlp_ratio(spec: ModelSpec) -> float:
     return ratio if int(spec.dim * ratio) == spec.mlp_dim else math.nextafter(ratio, math.inf)
 
 
-def _file_names(classifier: ImageClassifier) -> Mapping[str, tuple[str, ...]]:
+def _file_names(classifier: ImageClassifier, is_ours: bool) -> Mapping[str, tuple[str, ...]]:
     """The names in the file of each of our parameters."""
+    if is_ours:
+        return {name: (name,) for name, _ in classifier.named_parameters()}
     names: dict[str, tuple[str, ...]] = {}
     for name, _ in classifier.named_parameters():
         if name.startswith("encoder."):
@@ -130,7 +123,7 @@ def _file_names(classifier: ImageClassifier) -> Mapping[str, tuple[str, ...]]:
 def _read_head(folder: Path) -> tuple[ImageHead, tuple[str, ...]]:
     """The kind of head and the classes' names."""
     config = read_config(folder)
-    ours, labels = config.get(_OURS), config.get("id2label")
+    ours, labels = config.get(OURS), config.get("id2label")
     head: Any = ours.get("head") if isinstance(ours, dict) else None
     if head not in get_args(ImageHead):
         raise CheckpointError(

@@ -12,11 +12,13 @@ from vjepa2.extras import import_with_extra
 # verb -> (module, the extra that it needs, what it does)
 VERBS = {
     "export": ("vjepa2.export.cli", "export", "Weights to a proven ONNX bundle."),
-    "compile": ("vjepa2.export.compile", "tensorrt", "A bundle to a TensorRT engine for this machine's GPU."),
+    "compile": ("vjepa2.export.compile_cli", "tensorrt", "A bundle to a TensorRT engine for this machine's GPU."),
+    "plan": ("vjepa2.export.plan_cli", "", "Memory and time of a model on each device, before building."),
     "finetune": ("vjepa2.finetune_cli", "finetune", "An encoder to a classifier of the images in a folder."),
     "embed": ("vjepa2.runtime.cli", "video", "Videos to embeddings."),
     "classify": ("vjepa2.runtime.classify_cli", "video", "Videos to names of classes, by a classifier's bundle."),
     "run": ("vjepa2.runtime.run_cli", "video", "Videos to every output of a bundle, whatever its head."),
+    "doctor": ("vjepa2.runtime.doctor_cli", "", "What runs on this machine, and what the rest lacks."),
     "models": ("vjepa2.models_cli", "", "Every released model: sizes, files, licences."),
 }
 

@@ -25,8 +25,16 @@ class BundleError(Vjepa2Error):
     """A bundle that is not whole, not ours, or cannot be written."""
 
 
+class EngineError(BundleError):
+    """An engine that is not whole, not of its bundle, or not for this machine."""
+
+
 class ExportError(Vjepa2Error):
     """A graph that could not be made as it must be."""
+
+
+class CompileError(Vjepa2Error):
+    """An engine that cannot be built here, or not as asked."""
 
 
 class VideoError(Vjepa2Error):

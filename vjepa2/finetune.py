@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from vjepa2.checkpoint_files import config_spec
-from vjepa2.checkpoints import Request, load_checkpoint
+from vjepa2.checkpoints import Request, choose_clip, load_checkpoint
 from vjepa2.classifier_files import describe_classifier, save_image_classifier
 from vjepa2.encoder import Encoder
 from vjepa2.errors import FinetuneError
+from vjepa2.folder_model import read_model
 from vjepa2.heads import ImageClassifier
 from vjepa2.image_batches import order_epoch, read_batches
 from vjepa2.image_folder import ImageFolder, Sample, scan_images
@@ -24,14 +24,12 @@ from vjepa2.run_folder import RunFolder
 from vjepa2.spec import ModelSpec
 from vjepa2.trainer import Evaluation, StepReport, Trainer, check_device, deterministic
 
-IMAGE_FRAMES = 2  # equal frames that an image is shown as, unless `weights.frames` says otherwise
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneRequest:
     """Which encoder is trained on which images, and how."""
 
-    weights: Request
+    weights: Request  # `frames`: how many equal ones an image is shown as; None: as its model would have it
     images: Path
     recipe: Recipe = field(default_factory=Recipe)
     val_fraction: float | None = None  # held out where the folder has no `val`
@@ -93,11 +91,11 @@ def finetune_classifier(
 
 def make_classifier(request: FinetuneRequest, labels: tuple[str, ...]) -> tuple[ImageClassifier, dict[str, Any]]:
     """The classifier before its first step, its head's weights from the recipe's seed; and whence the others are."""
-    weights = replace(request.weights, frames=request.weights.frames or IMAGE_FRAMES)
+    weights = replace(request.weights, is_image=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.recipe.seed)
         if request.from_scratch:
-            encoder, source = Encoder(_scratch_spec(weights)), {"name": "from scratch"}
+            encoder, source = _make_encoder(weights), {"name": "from scratch"}
         else:
             encoder, loaded = load_checkpoint(weights)
             source = asdict(loaded)
@@ -106,17 +104,15 @@ def make_classifier(request: FinetuneRequest, labels: tuple[str, ...]) -> tuple[
     return classifier, source
 
 
-def _scratch_spec(weights: Request) -> ModelSpec:
-    """The asked model for the asked clip."""
+def _make_encoder(weights: Request) -> Encoder:
+    """The asked model for the asked clip, as PyTorch initialises it."""
     if isinstance(weights.model, ModelSpec):
         spec = weights.model
     elif Path(weights.source).is_dir():
-        spec = config_spec(Path(weights.source), Path(weights.source).resolve().name)
+        spec = read_model(Path(weights.source), Path(weights.source).resolve().name).spec
     else:
         spec = find_release(weights.source).spec
-    height, width = weights.size or (spec.clip.height, spec.clip.width)
-    frames = weights.frames or IMAGE_FRAMES
-    return replace(spec, clip=replace(spec.clip, frames=frames, height=height, width=width))
+    return Encoder(spec, choose_clip(spec, weights))
 
 
 def _describe_run(

@@ -12,11 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from vjepa2.checkpoints import META_KEYS, Request
-from vjepa2.finetune import IMAGE_FRAMES, FinetuneRequest, Progress, finetune_classifier
+from vjepa2.finetune import FinetuneRequest, Progress, finetune_classifier
 from vjepa2.heads import ImageHead
 from vjepa2.outputs import write_json
 from vjepa2.recipe import Autocast, Device, Recipe
 from vjepa2.registry import RELEASES
+from vjepa2.size_option import read_size
 
 _DEFAULT = Recipe()
 _LAYER_DECAY = 0.75  # of an encoder that knows something already: what is nearest the pixels changes least
@@ -31,8 +32,12 @@ _LAYER_DECAY = 0.75  # of an encoder that knows something already: what is neare
 @click.option("--key", type=click.Choice(META_KEYS), help="Which encoder of a Meta .pt file.")
 @click.option("--revision", help="Commit of a Hugging Face repository.")
 @click.option("--from-scratch", is_flag=True, help="Random weights: only the model's shape is taken.")
-@click.option("--frames", type=click.IntRange(1), default=IMAGE_FRAMES, help="Equal frames that an image is shown as.")
-@click.option("--size", type=click.IntRange(1), help="Pixels of an image's side.  [default: as trained]")
+@click.option(
+    "--frames",
+    type=click.IntRange(1),
+    help="Equal frames that an image is shown as.  [default: 2; of V-JEPA 2.1 1, for which it has patches]",
+)
+@click.option("--size", callback=read_size, help="Pixels of an image: N or HxW.  [default: as trained]")
 @click.option("--val-fraction", type=float, help="Held out where there is no folder val.  [default: 0.1]")
 @click.option(
     "--head", type=click.Choice(get_args(ImageHead)), default=_DEFAULT.head, help="What is put on the encoder."
@@ -78,11 +83,8 @@ def finetune_command(
     checkpoint), a Hugging Face id, a folder in Hugging Face's layout (from scratch, its config.json is enough) or a
     Meta .pt file. What is written can be exported, and a run that was killed can be resumed.
     """
-    size = options.pop("size")
     weights = Request(
-        source=source,
-        size=None if size is None else (size, size),
-        **{name: options.pop(name) for name in ("model", "key", "revision", "frames")},
+        source=source, **{name: options.pop(name) for name in ("model", "key", "revision", "frames", "size")}
     )
     if options["layer_decay"] is None:
         options["layer_decay"] = _LAYER_DECAY if options["train_encoder"] and not from_scratch else 1.0

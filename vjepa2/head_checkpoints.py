@@ -1,36 +1,25 @@
 """Where do the weights of predictors and probes come from: as those of encoders, a released file or a seed."""
 
-from collections import ChainMap
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vjepa2.action_predictor import ActionPredictor
 from vjepa2.anticipation import ActionAnticipation
-from vjepa2.checkpoint_files import (
-    SafetensorsState,
-    config_predictor,
-    config_spec,
-    fetch_repository,
-    read_config,
-    read_meta_checkpoint,
-    weight_files,
-)
+from vjepa2.checkpoint_files import fetch_repository
 from vjepa2.checkpoints import RANDOM, find_repository, load_encoder
 from vjepa2.encoder import Encoder
 from vjepa2.errors import CheckpointError
-from vjepa2.filling import fill_module
+from vjepa2.folder_model import read_config, read_model, read_predictor
 from vjepa2.head_specs import ActionSpec, PredictorSpec, ProbeSpec
 from vjepa2.heads import VideoClassifier
-from vjepa2.names import HUGGING_FACE_PARTS, META_OTHERS, STACKED, huggingface_names, meta_name, unstack
+from vjepa2.part_tensors import PartPlace, count_classes, fill_part, refuse_other_width
 from vjepa2.predictor import Predictor
 from vjepa2.registry import RELEASES, Release, find_release
 from vjepa2.spec import ClipSpec
-from vjepa2.weights import fill_random
 
 # Whose probe: of 16 heads over the layers it was trained on, or with its encoder's heads over the last layer alone.
 ProbeOf = Literal["meta", "transformers"]
@@ -52,13 +41,13 @@ def load_predictor(
     release = _release_of(source, model)
     spec = model if isinstance(model, PredictorSpec) else release and release.predictor
     if folder:
-        spec, clip = spec or config_predictor(folder), clip or config_spec(folder, folder.name).clip
+        spec, clip = spec or read_predictor(folder), clip or read_model(folder, folder.name).clip
     clip = clip or (release.spec.clip if release else None)
     if not spec or not clip:
         raise CheckpointError(f"{source} does not say which predictor it is; give model, or model and clip")
     with torch.device("meta"):
         predictor = Predictor(spec, clip)
-    _fill(predictor, _Place(source, folder, "predictor", ("predictor.",)), seed)
+    fill_part(predictor, PartPlace(source, folder, "predictor", ("predictor.",)), seed)
     return predictor.eval()
 
 
@@ -78,7 +67,7 @@ def load_action_predictor(
         raise CheckpointError(f"{source} is no file; V-JEPA 2-AC is released as a .pt file alone")
     with torch.device("meta"):
         predictor = ActionPredictor(spec, ClipSpec(frames=2 * steps, height=size[0], width=size[1]))
-    _fill(predictor, _Place(source, None, "predictor"), seed)
+    fill_part(predictor, PartPlace(source, None, "predictor"), seed)
     return predictor.eval()
 
 
@@ -90,13 +79,15 @@ def load_classifier(
     probe: ProbeOf = "meta",
     classes: int | None = None,
     clip: ClipSpec | None = None,
+    segments: int = 1,
     revision: str | None = None,
     seed: int | None = None,
 ) -> VideoClassifier:
     """A video classifier in evaluation mode.
 
     `source` is what `load_encoder` takes. Meta's `.pt` files hold the probe alone and need the `encoder`; a folder, a
-    Hugging Face id or a released name brings its own. `classes` is for random weights; a file says them itself.
+    Hugging Face id or a released name brings its own. `classes` is for random weights; a file says them itself. The
+    pooler takes the tokens of `segments` clips together; with how many a released probe was evaluated, its row says.
     """
     folder, release = _find_folder(source, revision), _release_of(source, model)
     known = release.probe if release and release.probe else ProbeSpec()
@@ -107,12 +98,14 @@ def load_classifier(
     _refuse_other_encoder(release, encoder)
     if probe == "transformers":
         known = replace(known, heads=encoder.spec.heads, eps=1e-6, layers=())
-    place = _Place(source, folder, "classifiers", ("pooler.", "classifier."))
-    count = _count_classes(place, ("linear",), (classes,) if classes else known.classes)[0]
-    _refuse_other_width(place, encoder)
+    place = PartPlace(source, folder, "classifiers", ("pooler.", "classifier."))
+    count = count_classes(place, ("linear",), (classes,) if classes else known.classes)[0]
+    refuse_other_width(place, encoder)
     with torch.device("meta"):
-        module = VideoClassifier(encoder, count, heads=known.heads, eps=known.eps, layers=known.layers)
-    _fill(nn.ModuleDict({"pooler": module.pooler, "linear": module.linear}), place, seed)
+        module = VideoClassifier(
+            encoder, count, heads=known.heads, eps=known.eps, layers=known.layers, segments=segments
+        )
+    fill_part(nn.ModuleDict({"pooler": module.pooler, "linear": module.linear}), place, seed)
     return module.eval()
 
 
@@ -129,13 +122,15 @@ def load_anticipation(
     _refuse_other_encoder(_release_of(source, model), encoder)
     if source != RANDOM and not Path(source).is_file():
         raise CheckpointError(f"{source} is no file; anticipation is released as .pt files alone")
-    place = _Place(source, None, "classifiers")
+    place = PartPlace(source, None, "classifiers")
     parts = ("verb_classifier", "noun_classifier", "action_classifier")
-    verbs, nouns, actions = _count_classes(place, parts, classes or ())
-    _refuse_other_width(place, encoder)
+    verbs, nouns, actions = count_classes(place, parts, classes or ())
+    refuse_other_width(place, encoder)
     with torch.device("meta"):
         module = ActionAnticipation(encoder, predictor, (verbs, nouns, actions))
-    _fill(nn.ModuleDict({"pooler": module.pooler, **{part: module.get_submodule(part) for part in parts}}), place, seed)
+    fill_part(
+        nn.ModuleDict({"pooler": module.pooler, **{part: module.get_submodule(part) for part in parts}}), place, seed
+    )
     return module.eval()
 
 
@@ -146,46 +141,6 @@ def read_labels(source: str | Path, revision: str | None, classes: int) -> tuple
     if not isinstance(table, dict) or set(table) != {str(number) for number in range(classes)}:
         return None
     return tuple(str(table[str(number)]) for number in range(classes))
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a part's tensors are."""
-
-    source: str | Path
-    folder: Path | None  # in Hugging Face's layout
-    key: str  # of a Meta file
-    parts: tuple[str, ...] = ()  # what its names begin with in Hugging Face's layout
-
-    def open(self) -> tuple[Mapping[str, Tensor], str]:
-        """The tensors by name, and the prefix that encoder and predictor have in a classification model's file."""
-        if self.folder is None:
-            state = read_meta_checkpoint(Path(self.source), self.key)
-            return {meta_name(name): tensor for name, tensor in state.items()}, ""
-        held = SafetensorsState(weight_files(self.folder))
-        prefix = "vjepa2." if any(name.startswith("vjepa2.") for name in held) else ""
-        return ChainMap(unstack(held, prefix) if "predictor." in self.parts else {}, held), prefix  # type: ignore[arg-type]
-
-
-def _fill(module: nn.Module, place: _Place, seed: int | None) -> None:
-    if place.source == RANDOM:
-        fill_random(module, seed or 0)
-        return
-    if seed is not None:
-        raise CheckpointError(f"only random weights take a seed; {place.source} was given {seed}")
-    state, prefix = place.open()
-    names = [name for name, _ in module.named_parameters()]
-    where, what = place.folder or Path(place.source), "the probe" if place.key == "classifiers" else "the predictor"
-    if place.folder is None:
-        fill_module(module, what, state, {name: (name,) for name in names}, META_OTHERS, where)
-        return
-    theirs = {name: tuple(_prefix(part, prefix) for part in huggingface_names(name)) for name in names}
-    others = [prefix + STACKED, *(_prefix(part, prefix) for part in HUGGING_FACE_PARTS if part not in place.parts)]
-    fill_module(module, what, state, theirs, tuple(others), where)
-
-
-def _prefix(name: str, prefix: str) -> str:
-    return prefix + name if name.startswith(("encoder.", "predictor.")) else name
 
 
 def _find_folder(source: str | Path, revision: str | None) -> Path | None:
@@ -200,33 +155,11 @@ def _find_folder(source: str | Path, revision: str | None) -> Path | None:
 
 
 def _release_of(source: str | Path, model: object) -> Release | None:
-    """The table's row that `model` names, or `source` if nothing else says what it is."""
-    return find_release(model) if isinstance(model, str) else RELEASES.get(str(source))
-
-
-def _count_classes(place: _Place, layers: tuple[str, ...], asked: tuple[int, ...]) -> tuple[int, ...]:
-    """How many classes each linear layer has, as the file says; random weights have as many as were asked for."""
-    if place.source == RANDOM:
-        if len(asked) != len(layers) or min(asked) < 1:
-            raise CheckpointError(f"random weights need counts of classes for {', '.join(layers)}; given: {asked}")
-        return asked
-    state, _ = place.open()
-    names = [huggingface_names(f"{layer}.bias")[0] if place.folder else f"{layer}.bias" for layer in layers]
-    missing = [name for name in names if name not in state]
-    if missing:
-        raise CheckpointError(f"{place.source} has no {', '.join(missing)}; it is not a file of such a probe")
-    return tuple(len(state[name]) for name in names)
-
-
-def _refuse_other_width(place: _Place, encoder: Encoder) -> None:
-    if place.source == RANDOM:
-        return
-    queries = place.open()[0].get("pooler.query_tokens")
-    if queries is not None and queries.shape[-1] != encoder.spec.dim:
-        raise CheckpointError(
-            f"{place.source} holds a probe of tokens of {queries.shape[-1]} channels; {encoder.spec.name} gives "
-            f"{encoder.spec.dim}: put it on the encoder that it was trained on"
-        )
+    """The table's row that `model` names, or if nothing else says what it is `source`, as a name or a repository."""
+    if isinstance(model, str):
+        return find_release(model)
+    rows = (row for row in RELEASES.values() if str(source) in (row.spec.name, row.repository))
+    return next(rows, None)
 
 
 def _refuse_other_encoder(release: Release | None, encoder: Encoder) -> None:

@@ -13,12 +13,11 @@ from vjepa2.action_predictor import ActionPredictor, double_images, normalise_to
 from vjepa2.anticipation import ActionAnticipation
 from vjepa2.encoder import Encoder
 from vjepa2.errors import SpecError
-from vjepa2.head_specs import HeadParts, ProbeSpec
 from vjepa2.heads import ImageClassifier, VideoClassifier
 from vjepa2.layers import LAYER_NORM_EPS
 from vjepa2.masks import take_tokens
 from vjepa2.predictor import Predictor
-from vjepa2.spec import ClipSpec, Head, ModelSpec, OutputName
+from vjepa2.spec import Head, OutputName
 
 
 class PlainEncoder(nn.Module):
@@ -73,9 +72,29 @@ def head_of(model: Headed) -> Head:
     return "anticipation" if isinstance(model, ActionAnticipation) else "classifier"
 
 
+def count_frames(model: Headed) -> int:
+    """Frames of one row of `model`'s input: before actions one a step, of a classifier those of all its segments."""
+    if isinstance(model, ActionEncoder):
+        return model.predictor.clip.grid[0]
+    frames = model.encoder.clip.frames
+    return model.segments * frames if isinstance(model, VideoClassifier) else frames
+
+
+def cut_clips(model: Headed, frames: Tensor) -> Tensor:
+    """What the encoder takes of the frames `[B, S * T, ...]`: each segment's clip, or each image doubled."""
+    if isinstance(model, VideoClassifier) and model.segments > 1:
+        return model.cut_segments(_as_floats(frames))
+    return double_images(_as_floats(frames)) if isinstance(model, ActionEncoder) else frames
+
+
+def _as_floats(frames: Tensor) -> Tensor:
+    """TensorRT takes uint8 as an input, and does nothing with it but make it another type."""
+    return frames if frames.is_floating_point() else frames.float()
+
+
 def embed_clips(model: Headed, clips_BTCHW: Tensor) -> Tensor:
-    """Projected patches of normalised clips; before actions, of each of their images doubled: `[B * S, G, D]`."""
-    return model.encoder.embed_patches(double_images(clips_BTCHW) if isinstance(model, ActionEncoder) else clips_BTCHW)
+    """Projected patches `[B * S, N, D]` of normalised frames, of each clip that `cut_clips` makes of them."""
+    return model.encoder.embed_patches(cut_clips(model, clips_BTCHW))
 
 
 def mean_tokens(tokens_BND: Tensor) -> Tensor:
@@ -100,7 +119,8 @@ def compute_outputs(
         return {"tokens": tokens_BND, "predicted": model.predictor(tokens_BND, actions_BSC, states_BSC)}
     if isinstance(model, VideoClassifier):
         last = model.encoder.spec.depth - 1
-        *given, tokens_BND = model.encoder.encode_patch_layers(patches_BND, [*model.layers, last])
+        of_layers = model.encoder.encode_patch_layers(patches_BND, [*model.layers, last])
+        *given, tokens_BND = map(model.join_segments, of_layers)
         logits_BL = model.classify(torch.cat(given, dim=1) if len(given) > 1 else given[0])
         return {"tokens": tokens_BND, "embedding": mean(tokens_BND), "logits": logits_BL}
     tokens_BND = model.encoder.encode_patches(patches_BND)
@@ -133,47 +153,6 @@ def with_pooler(classifier: ImageClassifier) -> VideoClassifier:
     return video.eval()
 
 
-def describe_parts(model: Headed) -> HeadParts:
-    """What `build_headed` needs to build `model` again, beside its encoder and its classes."""
-    if isinstance(model, VideoClassifier):
-        return HeadParts(probe=_describe_probe(model, (model.linear.out_features,), model.layers))
-    if isinstance(model, PredictiveEncoder):
-        return HeadParts(predictor=model.predictor.spec, clip=model.predictor.clip)
-    if isinstance(model, ActionEncoder):
-        return HeadParts(action=model.predictor.spec, clip=model.predictor.clip)
-    if isinstance(model, ActionAnticipation):
-        layers = (model.verb_classifier, model.noun_classifier, model.action_classifier)
-        probe = _describe_probe(model, tuple(layer.out_features for layer in layers))
-        return HeadParts(probe=probe, predictor=model.predictor.spec, clip=model.predictor.clip, ahead=model.ahead)
-    return HeadParts()
-
-
-def build_headed(spec: ModelSpec, clip: ClipSpec, head: Head, parts: HeadParts, classes: int | None) -> Headed:
-    """A model without values."""
-    with torch.device("meta"):
-        encoder = Encoder(spec, clip)
-        if head in ("tokens", "embedding"):
-            return PlainEncoder(encoder, has_mean=head == "embedding")
-        if head == "classifier" and parts.probe is None:
-            return ImageClassifier(encoder, classes or 0)
-        if head == "classifier" and parts.probe is not None:
-            probe = parts.probe
-            return VideoClassifier(encoder, probe.classes[0], heads=probe.heads, eps=probe.eps, layers=probe.layers)
-        assert parts.clip is not None
-        if head == "action":
-            assert parts.action is not None
-            return ActionEncoder(encoder, ActionPredictor(parts.action, parts.clip))
-        assert parts.predictor is not None
-        predictor = Predictor(parts.predictor, parts.clip)
-        if head == "predictor":
-            return PredictiveEncoder(encoder, predictor)
-        assert parts.probe is not None
-        assert parts.ahead is not None
-        verbs, nouns, actions = parts.probe.classes
-        heads, eps = parts.probe.heads, parts.probe.eps
-        return ActionAnticipation(encoder, predictor, (verbs, nouns, actions), ahead=parts.ahead, heads=heads, eps=eps)
-
-
 def _predict_masked(
     model: PredictiveEncoder, patches_BND: Tensor, context_ids_BK: Tensor, target_ids_BL: Tensor
 ) -> dict[OutputName, Tensor]:
@@ -183,10 +162,3 @@ def _predict_masked(
     given_BND = torch.cat(levels, dim=-1) if len(levels) > 1 else levels[0]
     context_BKD = take_tokens(given_BND, context_ids_BK)
     return {"tokens": levels[-1], "predicted": model.predictor(context_BKD, context_ids_BK, target_ids_BL)}
-
-
-def _describe_probe(
-    model: VideoClassifier | ActionAnticipation, classes: tuple[int, ...], layers: tuple[int, ...] = ()
-) -> ProbeSpec:
-    cross = model.pooler.cross_attention_block
-    return ProbeSpec(queries=len(classes), classes=classes, heads=cross.xattn.heads, eps=cross.norm1.eps, layers=layers)

@@ -102,7 +102,10 @@ class AttentivePooler(nn.Module):
 
 
 class VideoClassifier(nn.Module):
-    """Encoder, attentive pooler, one linear layer."""
+    """Encoder, attentive pooler, one linear layer.
+
+    The pooler takes the tokens of so many `segments` of a video together, whose frames come one after the other.
+    """
 
     def __init__(
         self,
@@ -112,21 +115,37 @@ class VideoClassifier(nn.Module):
         heads: int = PROBE_HEADS,
         eps: float = PROBE_EPS,
         layers: Sequence[int] = (),
+        segments: int = 1,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        if segments < 1:
+            raise SpecError(f"segments is {segments}; a classifier looks at one clip of a video at least")
+        self.encoder, self.segments = encoder, segments
         self.layers = tuple(layers) or (encoder.spec.depth - 1,)
         self.pooler = AttentivePooler(encoder.spec.dim, heads, eps=eps)
         self.linear = nn.Linear(encoder.spec.dim, classes)
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
-        """Logits `[B, L]` of normalised clips."""
-        return self.classify(self.encode_segments(clips_BTCHW[:, None]))
+        """Logits `[B, L]` of normalised clips, each of all segments."""
+        clips = self.cut_segments(clips_BTCHW)
+        return self.classify(self.encode_segments(clips.reshape(-1, self.segments, *clips.shape[1:])))
 
     def score(self, clips_BVSTCHW: Tensor) -> Tensor:
         """Probabilities `[B, L]` of videos: of each view all segments at once, averaged over the views."""
         views = [self.classify(self.encode_segments(clips)).softmax(-1) for clips in clips_BVSTCHW.unbind(1)]
         return torch.stack(views).mean(dim=0)
+
+    def cut_segments(self, frames: Tensor) -> Tensor:
+        """Each segment's clip `[B * S, T, ...]`, of the frames `[B, S * T, ...]` of all."""
+        each = self.encoder.clip.frames
+        if frames.shape[1] != self.segments * each:
+            raise SpecError(f"there are {frames.shape[1]} frames; {self.segments} segments have {each} each")
+        return frames if self.segments == 1 else frames.reshape(-1, each, *frames.shape[2:])
+
+    def join_segments(self, tokens_BND: Tensor) -> Tensor:
+        """The tokens `[B, S * N, D]` of all segments, of those `[B * S, N, D]` of each."""
+        _, count, dim = tokens_BND.shape
+        return tokens_BND if self.segments == 1 else tokens_BND.reshape(-1, self.segments * count, dim)
 
     def encode_segments(self, clips_BSTCHW: Tensor) -> Tensor:
         """What the pooler takes, `[B, N, D]`: the tokens of every segment after every one of `layers`."""

@@ -151,9 +151,17 @@ class Manifest:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The canonical JSON of `manifest`, closed by the hash of what precedes it."""
-    record = asdict(manifest)
-    body = _canonical(record)
-    return _canonical({**record, "self_sha256": hashlib.sha256(body).hexdigest()})
+    return seal_record(asdict(manifest))
+
+
+def hash_manifest(manifest: Manifest) -> str:
+    """The `self_sha256` of a manifest: what an engine calls its bundle by."""
+    return hashlib.sha256(_canonical(asdict(manifest))).hexdigest()
+
+
+def seal_record(record: dict[str, object]) -> bytes:
+    """Canonical JSON of `record`, closed by `self_sha256` over what precedes it."""
+    return _canonical({**record, "self_sha256": hashlib.sha256(_canonical(record)).hexdigest()})
 
 
 def decode_manifest(data: bytes) -> Manifest:

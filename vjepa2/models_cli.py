@@ -66,6 +66,8 @@ def _list_parts(release: Release) -> list[str]:
             parts.append(f"probe {probe.parameters(dim, probe.classes):,}")
         else:
             parts.append(f"probe {pooler:,} + {dim + 1:,} a class")
+        if probe.segments * probe.views > 1:
+            parts.append(f"scored on {probe.segments} segments x {probe.views} views")
     return parts
 
 

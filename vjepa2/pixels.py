@@ -37,16 +37,31 @@ def fit_pixels(frame_HWC: PixelArray, clip: ClipSpec) -> PixelArray:
     antialiased bilinear interpolation rounded to uint8, and an odd margin is rounded down.
     """
     old_height, old_width, _ = frame_HWC.shape
-    height, width = _resized(old_height, old_width, clip)
-    top, left = (height - clip.height) // 2, (width - clip.width) // 2
+    height, width = _resized(old_height, old_width, clip, _RESIZE / _CROP)
     image = Image.fromarray(frame_HWC).resize((width, height), Image.Resampling.BILINEAR)
+    return _crop(image, clip, (height - clip.height) // 2, (width - clip.width) // 2)
+
+
+def slide_pixels(frame_HWC: PixelArray, clip: ClipSpec, views: int) -> list[PixelArray]:
+    """At least two crops of a frame that is resized to cover `clip` without a margin, as in the original evaluations.
+
+    They lie along the side that is longer than the clip's, from its start on, in equal steps rounded down.
+    """
+    old_height, old_width, _ = frame_HWC.shape
+    height, width = _resized(old_height, old_width, clip, 1)
+    image = Image.fromarray(frame_HWC).resize((width, height), Image.Resampling.BILINEAR)
+    down, right = (height - clip.height) // (views - 1), (width - clip.width) // (views - 1)
+    return [_crop(image, clip, view * down, view * right) for view in range(views)]
+
+
+def _crop(image: Image.Image, clip: ClipSpec, top: int, left: int) -> PixelArray:
     return np.asarray(image.crop((left, top, left + clip.width, top + clip.height)))
 
 
-def _resized(height: int, width: int, clip: ClipSpec) -> tuple[int, int]:
-    """The size to which a frame is brought: one side is the clip's with its margin, the other is not smaller."""
+def _resized(height: int, width: int, clip: ClipSpec, margin: float) -> tuple[int, int]:
+    """The size to which a frame is brought: one side is the clip's times `margin`, the other is not smaller."""
     if height * clip.width <= width * clip.height:
-        new_height = int(clip.height * _RESIZE / _CROP)
+        new_height = int(clip.height * margin)
         return new_height, int(new_height * width / height)
-    new_width = int(clip.width * _RESIZE / _CROP)
+    new_width = int(clip.width * margin)
     return int(new_width * height / width), new_width

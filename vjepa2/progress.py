@@ -1,10 +1,14 @@
 """How does a person see that something goes on, and how long each part took?"""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
+from rich.progress import track
+
+_Step = TypeVar("_Step")
 
 
 @contextmanager
@@ -26,3 +30,8 @@ def show_stages(console: Console) -> Iterator[Callable[[str], None]]:
 
         yield announce
         finish()
+
+
+def track_steps(steps: Sequence[_Step], name: str) -> Iterator[_Step]:
+    """The steps, with a bar on standard error that goes when they end."""
+    yield from track(steps, name, console=Console(stderr=True), transient=True)

@@ -1,6 +1,6 @@
 """What is an encoder and what does it take: integers, and what follows from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vjepa2.errors import SpecError
@@ -117,12 +117,27 @@ class ModelSpec:
             patches += self.dim * (self.clip.patch_values // self.clip.tubelet + 1) + 2 * self.dim
         return patches + self.depth * self.block_parameters + max(1, len(self.levels)) * 2 * self.dim
 
+    @property
+    def image_frames(self) -> int:
+        """Equal frames that an image is shown as: a tubelet; of V-JEPA 2.1 one, for which it has patches."""
+        return 1 if self.levels else self.clip.tubelet
+
+    def make_clip(self, frames: int, height: int, width: int) -> ClipSpec:
+        """A clip of this model's patches; one frame is V-JEPA 2.1's image, which is not doubled."""
+        tubelet = 1 if frames == 1 and self.levels else self.clip.tubelet
+        return replace(self.clip, frames=frames, height=height, width=width, tubelet=tubelet)
+
     def flops(self, clip: ClipSpec | None = None) -> int:
         """Floating-point operations of one clip, two a multiply-add, MatMuls only; ViT-L at 16 frames: 1.656e12."""
         clip = clip or self.clip
         linear = 4 * self.dim**2 + 2 * self.dim * self.mlp_dim
         weights = self.depth * linear + clip.patch_values * self.dim
-        return 2 * clip.tokens * weights + 4 * self.depth * clip.tokens**2 * self.dim
+        return 2 * clip.tokens * weights + self.attention_flops(clip)
+
+    def attention_flops(self, clip: ClipSpec | None = None) -> int:
+        """Of these, the MatMuls between tokens, which grow with their square."""
+        clip = clip or self.clip
+        return 4 * self.depth * clip.tokens**2 * self.dim
 
     def activation_bytes(self, clip: ClipSpec | None = None, batch: int = 1) -> int:
         """Peak float32 bytes that a call holds in PyTorch, beside weights and input, with fused attention.

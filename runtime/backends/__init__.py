@@ -1,54 +1,41 @@
 """One module per inference library, and the only place that imports it."""
 
-from dataclasses import dataclass
-from importlib.util import find_spec
+import logging
+from collections.abc import Sequence
 
 from vjepa2.bundle import Bundle
-from vjepa2.errors import MissingDependencyError, UnknownNameError
-from vjepa2.extras import import_with_extra
+from vjepa2.errors import MissingDependencyError
 
-from .base import Backend, Outputs
+from .base import Backend, Outputs, RunOptions
+from .choice import BACKENDS, choose_backend, find_missing, load_class
+from .placement import Executed
 
-__all__ = ["BACKENDS", "Backend", "Outputs", "find_missing", "open_backend"]
+__all__ = ["BACKENDS", "Backend", "Outputs", "RunOptions", "find_missing", "open_backend"]
 
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    module: str
-    class_name: str
-    library: str
-    extra: str
+_log = logging.getLogger("vjepa2")
 
 
-# `auto` takes the first that is installed
-BACKENDS = {
-    "onnxruntime": _Entry("onnxrt", "OnnxRuntimeBackend", "onnxruntime", "onnxruntime"),
-    "pytorch": _Entry("pytorch", "PyTorchBackend", "torch", "torch"),
-    "onnxruntime-portable": _Entry("onnxrt", "OnnxRuntimePortableBackend", "onnxruntime", "onnxruntime"),
-}
+def open_backend(
+    bundle: Bundle,
+    name: str = "auto",
+    *,
+    device: str | None = None,
+    precision: Executed | None = None,
+    allow: Sequence[str] = (),
+) -> Backend:
+    """Load a bundle into the library called `name`, or into the first that `auto` finds usable on this machine.
 
-
-def open_backend(bundle: Bundle, name: str = "auto") -> Backend:
-    """Load a bundle into the library called `name`, or into the first of the table that is installed."""
+    `device` is "cpu", "cuda", "cuda:1", "gpu"; `precision` what a float32 bundle is to be computed in. What cannot be
+    had so, or falls to another device or precision that `allow` does not name, is a `BackendError`.
+    """
+    reason = Backend.reason
     if name == "auto":
-        lacks = {choice: find_missing(choice) for choice in BACKENDS}
-        name = next((choice for choice, missing in lacks.items() if missing is None), "")
-        if not name:
-            raise MissingDependencyError(f"no backend is installed: {'; '.join(map(str, lacks.values()))}")
-    missing = find_missing(name)
+        choice = choose_backend(bundle, device)
+        name, device, reason = choice.name, choice.device, choice.reason
+    missing = find_missing(name, device, bundle)
     if missing:
         raise MissingDependencyError(missing)
-    entry = BACKENDS[name]
-    module = import_with_extra(f"{__name__}.{entry.module}", entry.extra)
-    backend: type[Backend] = getattr(module, entry.class_name)
-    return backend(bundle)
-
-
-def find_missing(name: str) -> str | None:
-    """What backend `name` lacks here, as a sentence; None if its library is installed."""
-    if name not in BACKENDS:
-        raise UnknownNameError(f"no backend is named {name!r}; choose auto or one of {', '.join(BACKENDS)}")
-    entry = BACKENDS[name]
-    if find_spec(entry.library) is not None:
-        return None
-    return f"{name} needs {entry.library}; pip install 'vjepa2-edge[{entry.extra}]'"
+    backend = load_class(name)(bundle, RunOptions(device=device, precision=precision, allow=tuple(allow)))
+    backend.reason = reason
+    _log.info("%s on %s in %s: %s", backend.name, backend.device, backend.precision, reason)
+    return backend

@@ -5,7 +5,7 @@ Axes: B batch, T frames, H, W pixels, C colours, N tokens, D channels of a token
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -15,6 +15,8 @@ from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError
 from vjepa2.manifest import Manifest, TensorInfo
 from vjepa2.spec import OutputName
+
+from .placement import Executed, Placed
 
 FramesArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -52,16 +54,55 @@ class Outputs:
         return {name: array for name, field in OUTPUT_FIELDS.items() if (array := getattr(self, field)) is not None}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a bundle is to be run. What cannot be done so is an error, never something else."""
+
+    device: str | None = None  # "cpu", "cuda", "cuda:1", "gpu"; None: the backend's first
+    precision: Executed | None = None  # None: the bundle's
+    allow: tuple[str, ...] = ()  # places and precisions that parts may fall to, in the words of `Placed`
+
+
 class Backend(ABC):
     """One bundle in one library on one device, from construction to `close`."""
 
     name: ClassVar[str]
-    device: str
-    precision: str
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)  # kinds of device, the first by default
+    casts: ClassVar[tuple[Executed, ...]] = ()  # what the library makes of a float32 bundle when asked
+    device: str  # with its number, if it is of a kind that has numbers
+    precision: str  # asked for, and from the first run at the latest, executed
+    placement: tuple[Placed, ...] = ()  # what ran where; empty until the library can tell, at the latest the first run
+    reason: str = "asked for by name"
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+    def __init__(self, bundle: Bundle, options: RunOptions = RunOptions()) -> None:
+        self.bundle, self.options = bundle, options
+        self.device = self.check_device(options.device)
+        self.precision = self._pick_precision(options.precision)
         self._is_open = True
+
+    @classmethod
+    def check_device(cls, asked: str | None) -> str:
+        """The device in full, `cuda:0`; `BackendError` if it is of a kind that this backend does not know."""
+        kind, _, number = (asked or cls.devices[0]).partition(":")
+        if kind not in cls.devices or (number and (kind == "cpu" or not number.isdecimal())):
+            known = (kind if kind == "cpu" else f"{kind}, {kind}:1" for kind in cls.devices)
+            raise BackendError(f"{cls.name} has no device {asked!r}; it has {', '.join(known)}")
+        return kind if kind == "cpu" else f"{kind}:{number or 0}"
+
+    @classmethod
+    def find_obstacle(cls, device: str | None = None, bundle: Bundle | None = None) -> str | None:
+        """What this machine lacks, beside the library, to run bundles so; None if nothing is missing."""
+        return None
+
+    def describe(self) -> dict[str, object]:
+        """What ran, where and in what, for a report."""
+        return {
+            "backend": self.name,
+            "device": self.device,
+            "precision": self.precision,
+            "reason": self.reason,
+            "placement": [asdict(row) for row in self.placement],
+        }
 
     def run(
         self,
@@ -77,10 +118,11 @@ class Backend(ABC):
         extras = dict(inputs or {})
         self._check(frames_BTHWC, outputs)
         check_extras(self.bundle.manifest, extras, len(frames_BTHWC))
-        count, limit = len(frames_BTHWC), self.bundle.manifest.batch
-        size = count if isinstance(limit, str) else limit
+        count = len(frames_BTHWC)
+        step, is_fixed = self._clips_a_call(count), self.bundle.manifest.batch != "dynamic"
         parts = []
-        for start in range(0, count, size):
+        for start in range(0, count, step):
+            size = step if is_fixed else min(step, count - start)
             part = {name: _take(array, start, size) for name, array in extras.items()}
             parts.append(self._compute(_take(frames_BTHWC, start, size), part, outputs))
         return Outputs.from_names(
@@ -100,6 +142,11 @@ class Backend(ABC):
         """Close."""
         self.close()
 
+    def _clips_a_call(self, count: int) -> int:
+        """How many of `count` clips the graph takes at once; one of fixed batch is filled up."""
+        limit = self.bundle.manifest.batch
+        return count if isinstance(limit, str) else limit
+
     @abstractmethod
     def _compute(
         self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
@@ -109,6 +156,16 @@ class Backend(ABC):
     @abstractmethod
     def _release(self) -> None:
         """Free the model. May be called twice."""
+
+    def _pick_precision(self, asked: Executed | None) -> Executed:
+        stored = self.bundle.manifest.precision
+        choices = (stored, *self.casts) if stored == "fp32" else (stored,)
+        if asked is not None and asked not in choices:
+            raise BackendError(
+                f"{self.name} runs this {stored} bundle in {' or '.join(choices)}; {asked} was asked for: "
+                "export one in that precision, or choose another backend"
+            )
+        return asked or stored
 
     def _check(self, frames_BTHWC: FramesArray, outputs: Sequence[OutputName]) -> None:
         if not self._is_open:

@@ -1,8 +1,11 @@
-"""ONNX Runtime on the CPU: the fused graph, and the portable one."""
+"""ONNX Runtime: the fused graph and the portable one, on the CPU and by its providers for NVIDIA GPUs."""
 
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 import numpy as np
@@ -11,12 +14,21 @@ import onnxruntime as ort
 
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, Bundle
 from vjepa2.errors import BackendError
-from vjepa2.manifest import Precision
+from vjepa2.runtime.gpus import explain_no_gpu, list_gpus
 from vjepa2.spec import OutputName
 
-from .base import Backend, FloatArray, FramesArray, InputArray, normalise
+from .base import Backend, FloatArray, FramesArray, InputArray, RunOptions, normalise
+from .engine_cache import prepare_cache
+from .ort_profile import read_profile
+from .placement import Executed, check_placement
 
-_PROVIDER = "CPUExecutionProvider"
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_Settings = dict[str, str]
+# y = x + x, to see whether a provider that is offered can be had (see tests/test_onnxruntime.py)
+_PROBE = (
+    b'\x08\x08\x12\x00:5\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08'
+    b"\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x12"
+)
 
 
 class OnnxRuntimeBackend(Backend):
@@ -24,19 +36,42 @@ class OnnxRuntimeBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     graph: ClassVar[str] = ONNXRUNTIME
-    runs: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")  # in which the CPU provider computes what the graph says
+    provider: ClassVar[str] = CPU
 
-    def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle)
-        if bundle.manifest.precision not in self.runs:
-            raise BackendError(
-                f"{bundle.path.name} is {bundle.manifest.precision}, and ONNX Runtime's CPU provider would compute "
-                f"{self.graph} partly in another precision; {self.name} runs {' and '.join(self.runs)}: compile the "
-                "bundle, or export one of these"
+    def __init__(self, bundle: Bundle, options: RunOptions = RunOptions()) -> None:  # noqa: B008  (frozen)
+        super().__init__(bundle, options)
+        self._asked = self.precision
+        self._lock = threading.Lock()  # over the first run, which is profiled
+        self._notes: TemporaryDirectory[str] | None = TemporaryDirectory(prefix="vjepa2-profile-")
+        try:
+            self._session: ort.InferenceSession | None = self._open(Path(self._notes.name))
+        except BaseException:
+            self._notes.cleanup()
+            raise
+
+    @classmethod
+    def find_obstacle(cls, device: str | None = None, bundle: Bundle | None = None) -> str | None:
+        """A graph that the bundle lacks, a second installation, or on a GPU: no provider, driver, or library of it."""
+        if bundle is not None and cls.graph not in bundle.manifest.graphs:
+            held = ", ".join(bundle.manifest.graphs)
+            return (
+                f"{cls.graph}, and {bundle.path.name}, which is {bundle.manifest.precision}, holds {held} alone: what "
+                "could not be proved was not exported; compile the bundle, or export fp32"
             )
-        _refuse_double_install()
-        self.device, self.precision = "cpu", bundle.manifest.precision
-        self._session: ort.InferenceSession | None = open_session(bundle.path / self.graph)
+        return _find_double_install() or (None if cls.provider == CPU else _find_no_provider(cls.provider))
+
+    def _open(self, notes: Path) -> ort.InferenceSession:
+        options = session_options()
+        options.enable_profiling, options.profile_file_prefix = True, str(notes / "run")
+        if self.provider != CPU and CPU not in self.options.allow:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        wanted = [(self.provider, self._settings())]
+        if self.provider == TENSORRT and CUDA in self.options.allow:
+            wanted.append((CUDA, _cuda_settings(self.device, self._asked)))
+        return open_session(self.bundle.path / self.graph, options, wanted)
+
+    def _settings(self) -> _Settings:
+        return {}
 
     def _compute(
         self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
@@ -46,11 +81,35 @@ class OnnxRuntimeBackend(Backend):
         clips: FramesArray | FloatArray = frames_BTHWC
         if manifest.graph_input == "pixel_values_videos":
             clips = normalise(frames_BTHWC, manifest.preprocessing.mean, manifest.preprocessing.std)
-        results = self._session.run(list(outputs), {manifest.graph_input: clips, **extras})
-        return dict(zip(outputs, results, strict=True))
+        inputs = {manifest.graph_input: clips, **extras}
+        if self._notes is not None:
+            return dict(zip(outputs, self._run_first(outputs, inputs), strict=True))
+        return dict(zip(outputs, self._session.run(list(outputs), inputs), strict=True))
+
+    def _run_first(
+        self, outputs: Sequence[OutputName], inputs: Mapping[str, npt.NDArray[np.generic]]
+    ) -> list[FloatArray]:
+        """Run under the profiler, and give nothing that ran otherwise than asked."""
+        with self._lock:
+            assert self._session is not None
+            results: list[FloatArray] = self._session.run(list(outputs), dict(inputs))
+            if self._notes is not None:
+                exact = "tf32" if self._asked == "tf32" else "fp32"
+                self.placement = read_profile(Path(self._session.end_profiling()), exact=exact)
+                self.precision = check_placement(
+                    self.name, self.placement, place=self.provider, precision=self._asked, allow=self.options.allow
+                )
+                self._forget_notes()
+        return results
 
     def _release(self) -> None:
         self._session = None
+        self._forget_notes()
+
+    def _forget_notes(self) -> None:
+        if self._notes is not None:
+            self._notes.cleanup()
+            self._notes = None
 
 
 class OnnxRuntimePortableBackend(OnnxRuntimeBackend):
@@ -58,38 +117,109 @@ class OnnxRuntimePortableBackend(OnnxRuntimeBackend):
 
     name: ClassVar[str] = "onnxruntime-portable"
     graph: ClassVar[str] = PORTABLE
-    runs: ClassVar[tuple[Precision, ...]] = ("fp32",)
 
 
-def open_session(graph: Path) -> ort.InferenceSession:
-    """A session on the CPU provider and on no other; `BackendError` if ONNX Runtime refuses the graph."""
+class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
+    """Runs `onnxruntime.onnx` on an NVIDIA GPU, float32 in float32 unless tf32 is asked for."""
+
+    name: ClassVar[str] = "onnxruntime-cuda"
+    provider: ClassVar[str] = CUDA
+    devices: ClassVar[tuple[str, ...]] = ("cuda",)
+    casts: ClassVar[tuple[Executed, ...]] = ("tf32",)
+
+    def _settings(self) -> _Settings:
+        return _cuda_settings(self.device, self._asked)
+
+
+class OnnxRuntimeTensorRtBackend(OnnxRuntimeCudaBackend):
+    """Runs `portable.onnx` by TensorRT's provider, which builds its engines on the first run and keeps them."""
+
+    name: ClassVar[str] = "onnxruntime-tensorrt"
+    graph: ClassVar[str] = PORTABLE
+    provider: ClassVar[str] = TENSORRT
+
+    def _settings(self) -> _Settings:
+        if self._asked == "fp32" and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
+            raise BackendError(
+                f"{self.name} rounds float32 to tf32, and has no setting against it but the environment's: start with "
+                "NVIDIA_TF32_OVERRIDE=0, or ask for precision tf32"
+            )
+        number = int(self.device.partition(":")[2])
+        cache = prepare_cache(self.bundle, self.graph, self._asked, list_gpus()[number], ort.__version__)
+        settings = {"device_id": str(number), "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache)}
+        settings |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(cache)}
+        # weak typing takes a type of the graph only where its flag allows it
+        flags = {"fp16": "trt_fp16_enable", "bf16": "trt_bf16_enable", "int8": "trt_int8_enable"}
+        return settings | ({flags[self._asked]: "1"} if self._asked in flags else {})
+
+
+def session_options() -> ort.SessionOptions:
+    """What every session of ours has."""
     options = ort.SessionOptions()
     # The arena keeps what the largest call needed, and grows once more on the second call (`make bench-arena`).
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 3  # errors only
+    return options
+
+
+def open_session(
+    graph: Path | bytes, options: ort.SessionOptions, wanted: Sequence[tuple[str, _Settings]] = ((CPU, {}),)
+) -> ort.InferenceSession:
+    """A session on the `wanted` providers; `BackendError` if ONNX Runtime refuses the graph or takes others.
+
+    The CPU's is always among those it takes; `session.disable_cpu_ep_fallback` keeps nodes from it.
+    """
+    name, source = (graph.name, str(graph)) if isinstance(graph, Path) else ("a graph of one node", graph)
     try:
-        session = ort.InferenceSession(str(graph), options, providers=[_PROVIDER])
+        session = ort.InferenceSession(
+            source, options, providers=[provider for provider, _ in wanted],
+            provider_options=[settings for _, settings in wanted], enable_fallback=0,
+        )  # fmt: skip
     except Exception as error:  # its exceptions share no other base
         reason = str(error).splitlines()[0]
-        raise BackendError(f"onnxruntime {ort.__version__} refuses {graph.name}: {reason}") from error
-    if session.get_providers() != [_PROVIDER]:
-        raise BackendError(f"onnxruntime took {session.get_providers()}; {_PROVIDER} was asked for")
+        raise BackendError(f"onnxruntime {ort.__version__} refuses {name}: {reason}") from error
+    asked, taken = [provider for provider, _ in wanted], session.get_providers()
+    if [provider for provider in taken if provider != CPU] != [provider for provider in asked if provider != CPU]:
+        raise BackendError(f"onnxruntime took {taken}; {', '.join(asked)} was asked for")
     return session
 
 
 def run_graph(graph: Path, inputs: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, FloatArray]:
     """Every output of a graph by name, computed once on the CPU."""
-    session = open_session(graph)
+    session = open_session(graph, session_options())
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def _refuse_double_install() -> None:
+def _cuda_settings(device: str, precision: str) -> _Settings:
+    # tf32 is on by default; it would make float32 products as coarse as fp16's
+    return {"device_id": device.partition(":")[2], "use_tf32": "1" if precision == "tf32" else "0"}
+
+
+def _find_double_install() -> str | None:
     """Both distributions write into one folder, and what is then imported is a mixture of the two."""
     found = {name for item in metadata.distributions() if (name := item.metadata["Name"]) is not None}
-    both = {"onnxruntime", "onnxruntime-gpu"}
-    if both <= found:
-        raise BackendError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+    if {"onnxruntime", "onnxruntime-gpu"} <= found:
+        return (
+            "one onnxruntime: onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
             "pip uninstall both, then install one"
         )
+    return None
+
+
+def _find_no_provider(provider: str) -> str | None:
+    offered = ort.get_available_providers()
+    if provider not in offered:
+        return (
+            f"{provider} (this onnxruntime has {', '.join(offered)}); "
+            "pip uninstall onnxruntime, then pip install 'vjepa2-edge[onnxruntime-gpu]'"
+        )
+    if not list_gpus():
+        return explain_no_gpu()
+    options = session_options()
+    options.log_severity_level = 4  # it prints what cannot be loaded; the sentence below says it
+    try:
+        open_session(_PROBE, options, [(provider, {})])
+    except BackendError as error:
+        return f"libraries that {provider} loads ({error}); install the CUDA and TensorRT that this onnxruntime names"
+    return None

@@ -1,37 +1,72 @@
-"""PyTorch: the reference, rebuilt from the bundle alone."""
+"""PyTorch: the reference, rebuilt from the bundle alone, on the CPU or an NVIDIA GPU."""
 
-from collections.abc import Mapping, Sequence
+import shutil
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from os import environ
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError
 from vjepa2.folding import unfold_patches
-from vjepa2.headed import Headed, build_headed, compute_outputs, embed_clips
+from vjepa2.head_parts import build_headed
+from vjepa2.headed import Headed, compute_outputs, embed_clips
 from vjepa2.manifest import Manifest, StoredParameter
 from vjepa2.spec import OutputName
 
-from .base import Backend, FloatArray, FramesArray, InputArray, normalise
+from .base import Backend, FloatArray, FramesArray, InputArray, RunOptions, normalise
+from .placement import Executed, check_placement, count_nodes
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_PRODUCTS = (nn.Linear, nn.Conv3d)
 
 
 class PyTorchBackend(Backend):
-    """Runs the module itself, on the CPU, in float32, attention by PyTorch's fused kernel."""
+    """Runs the module itself, attention by PyTorch's fused kernel.
+
+    In fp16 and bf16 the products of matrices are in it; LayerNorms, rotations and the residual stream stay float32.
+    """
 
     name: ClassVar[str] = "pytorch"
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    casts: ClassVar[tuple[Executed, ...]] = ("fp16", "bf16")
 
-    def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle)
-        if bundle.manifest.precision != "fp32":
-            raise BackendError(
-                f"{bundle.path.name} is {bundle.manifest.precision}, and the module computes in float32 with weights "
-                "that were not rounded; pytorch runs fp32: export that"
+    def __init__(self, bundle: Bundle, options: RunOptions = RunOptions()) -> None:  # noqa: B008  (frozen)
+        super().__init__(bundle, options)
+        if self.precision not in _DTYPES:
+            raise BackendError(f"{self.name} runs {', '.join(_DTYPES)}; {bundle.path.name} is {self.precision}")
+        self._dtype = _DTYPES[self.precision]
+        model = rebuild_model(bundle).to(self.device)
+        for layer in model.modules():
+            if isinstance(layer, _PRODUCTS):
+                layer.to(self._dtype)
+        self._model: Headed | None = model
+        self.placement = count_nodes(_rows(model))
+        self.precision = check_placement(
+            self.name, self.placement, place=self.device, precision=self.precision, allow=options.allow
+        )
+
+    @classmethod
+    def find_obstacle(cls, device: str | None = None, bundle: Bundle | None = None) -> str | None:
+        """A bundle of float32 weights, and a GPU that this PyTorch can use, if one is asked for."""
+        if bundle is not None and bundle.manifest.precision != "fp32":
+            return (
+                f"float32 weights, and those of {bundle.path.name} are {bundle.manifest.precision}; export fp32, which "
+                f"{cls.name} also computes in {' and '.join(cls.casts)}"
             )
-        self.device, self.precision = "cpu", "fp32"
-        self._model: Headed | None = rebuild_model(bundle)
+        kind, _, number = (device or cls.devices[0]).partition(":")
+        if kind != "cuda" or int(number or 0) < torch.cuda.device_count():
+            return None
+        if torch.version.cuda is None:
+            return f"a PyTorch with CUDA (torch {torch.__version__} has none); install one from download.pytorch.org"
+        return f"an NVIDIA GPU numbered {number or 0} (PyTorch sees {torch.cuda.device_count()})"
 
     def _compute(
         self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
@@ -39,13 +74,61 @@ class PyTorchBackend(Backend):
         assert self._model is not None
         manifest = self.bundle.manifest
         clips = torch.from_numpy(normalise(frames_BTHWC, manifest.preprocessing.mean, manifest.preprocessing.std))
-        inputs = [torch.from_numpy(extras[info.name].copy()) for info in manifest.inputs[1:]]
-        with torch.inference_mode():
-            results = compute_outputs(self._model, embed_clips(self._model, clips), inputs)
-        return {name: results[name].numpy() for name in outputs}
+        inputs = [torch.from_numpy(extras[info.name].copy()).to(self.device) for info in manifest.inputs[1:]]
+        exact = self._dtype is torch.float32
+        mode = _keep_exact(self.name) if exact else torch.autocast(self.device.partition(":")[0], self._dtype)
+        with torch.inference_mode(), mode:
+            results = compute_outputs(self._model, embed_clips(self._model, clips.to(self.device)), inputs)
+        return {name: results[name].float().cpu().numpy() for name in outputs}
 
     def _release(self) -> None:
         self._model = None
+
+
+class PyTorchCompileBackend(PyTorchBackend):
+    """Runs the module with its blocks through `torch.compile`; the first run of a batch size compiles, once for all."""
+
+    name: ClassVar[str] = "pytorch-compile"
+
+    def __init__(self, bundle: Bundle, options: RunOptions = RunOptions()) -> None:  # noqa: B008  (frozen)
+        super().__init__(bundle, options)
+        assert self._model is not None
+        for block in self._model.encoder.blocks:
+            # the blocks differ in their numbers alone: one compilation serves them all
+            block.compile(fullgraph=True, dynamic=False)
+
+    @classmethod
+    def find_obstacle(cls, device: str | None = None, bundle: Bundle | None = None) -> str | None:
+        """A GPU that was asked for, a C++ compiler, or the headers of this Python."""
+        compiler = environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            return f"a C++ compiler ({compiler} is not found); install g++, or name one in CXX"
+        header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+        if not header.exists():
+            return f"the headers of this Python ({header} is missing); install python3-dev"
+        return super().find_obstacle(device, bundle)
+
+
+@contextmanager
+def _keep_exact(name: str) -> Iterator[None]:
+    """Float32 products in float32: refuse what the app set for all of PyTorch, and undo what cuDNN does by itself."""
+    for library in ("cuda", "mkldnn"):
+        setting = getattr(torch.backends, library).matmul.fp32_precision
+        if setting not in ("none", "ieee"):
+            raise BackendError(
+                f"PyTorch was told to multiply float32 as {setting} ({library}), and {name} runs in fp32; call "
+                'torch.set_float32_matmul_precision("highest"), or ask for bf16 or fp16'
+            )
+    context = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if torch.cuda.is_available() else nullcontext()
+    with context:
+        yield
+
+
+def _rows(model: nn.Module) -> Iterator[tuple[str, str, bool]]:
+    """Layers, by where their parameters lie and in what they are."""
+    for layer in model.modules():
+        for value in list(layer.parameters(recurse=False))[:1]:
+            yield str(value.device), _NAMES[value.dtype], isinstance(layer, _PRODUCTS)
 
 
 def rebuild_model(bundle: Bundle) -> Headed:

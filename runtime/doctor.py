@@ -1,0 +1,87 @@
+"""What can this machine run, and what does it lack for the rest?"""
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+
+from vjepa2.bundle import Bundle
+from vjepa2.errors import MissingDependencyError
+
+from .backends.choice import BACKENDS, choose_backend, find_missing
+from .gpus import Gpu, explain_no_gpu, list_gpus
+
+# what stands beside the backends: library -> (the extra that brings it, what it is for)
+_TOOLS = {
+    "av": ("video", "read videos"),
+    "PIL": ("video", "resize frames"),
+    "pyarrow": ("parquet", "write Parquet"),
+    "onnx": ("export", "export"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One backend, or one library beside them."""
+
+    name: str
+    usable: bool
+    version: str | None  # of its library
+    lacks: str | None  # a sentence with what to do
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """Everything that decides what runs here."""
+
+    vjepa2: str
+    python: str
+    machine: str
+    gpus: tuple[Gpu, ...]
+    no_gpu: str | None  # why there is none
+    backends: tuple[Finding, ...]
+    tools: tuple[Finding, ...]
+    auto: str | None  # the backend that `auto` takes; None if there is none
+    reason: str  # why
+
+
+def diagnose(bundle: Bundle | None = None) -> Diagnosis:
+    """Try every backend's library, driver and devices; with `bundle`, what that bundle needs too. Loads no model."""
+    gpus = tuple(list_gpus())
+    try:
+        choice = choose_backend(bundle)
+        auto, reason = choice.name, choice.reason
+    except MissingDependencyError as error:
+        auto, reason = None, str(error)
+    return Diagnosis(
+        vjepa2=_version("vjepa2-edge") or "not installed",
+        python=platform.python_version(),
+        machine=f"{platform.system()} {platform.machine()}",
+        gpus=gpus,
+        no_gpu=None if gpus else explain_no_gpu(),
+        backends=tuple(_examine(name, bundle) for name in BACKENDS),
+        tools=tuple(_find_tool(library, *entry) for library, entry in _TOOLS.items()),
+        auto=auto,
+        reason=reason,
+    )
+
+
+def _examine(name: str, bundle: Bundle | None) -> Finding:
+    lacks = find_missing(name, bundle=bundle)
+    library = BACKENDS[name].library
+    version = _version(library) or _version(f"{library}-gpu")
+    return Finding(name=name, usable=lacks is None, version=version, lacks=lacks)
+
+
+def _find_tool(library: str, extra: str, purpose: str) -> Finding:
+    if find_spec(library) is None:
+        lacks = f"to {purpose}: pip install 'vjepa2-edge[{extra}]'"
+        return Finding(name=library, usable=False, version=None, lacks=lacks)
+    return Finding(name=library, usable=True, version=_version({"PIL": "pillow"}.get(library, library)), lacks=None)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
