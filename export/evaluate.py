@@ -125,7 +125,7 @@ def _result_dtype(op: str, operands: Sequence[Tensor | None], attributes: Mappin
 
 def _normalise_stepwise(operands: Sequence[Tensor | None], attributes: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
     """LayerNorm as nine operators, each of whose results is rounded: what a graph without the operator would do."""
-    x, gain, bias = (item.float() for item in operands if item is not None)
+    x, gain, *bias = (item.float() for item in operands if item is not None)
 
     def keep(value: Tensor) -> Tensor:
         return value.to(dtype).float()
@@ -133,7 +133,8 @@ def _normalise_stepwise(operands: Sequence[Tensor | None], attributes: Mapping[s
     centred = keep(x - keep(x.mean(-1, keepdim=True)))
     variance = keep(keep(centred * centred).mean(-1, keepdim=True))
     deviation = keep(torch.sqrt(keep(variance + attributes.get("epsilon", 1e-5))))
-    return keep(keep(keep(centred / deviation) * gain) + bias).to(dtype)
+    scaled = keep(keep(centred / deviation) * gain)
+    return (keep(scaled + bias[0]) if bias else scaled).to(dtype)
 
 
 _Operator = Callable[[Sequence[Any], Mapping[str, Any], onnx.NodeProto], list[Tensor]]
@@ -159,10 +160,10 @@ def _softmax(operands: Sequence[Any], attributes: Mapping[str, Any], _: onnx.Nod
 
 
 def _layer_norm(operands: Sequence[Any], attributes: Mapping[str, Any], _: onnx.NodeProto) -> list[Tensor]:
-    x, gain, bias = (operand.float() for operand in operands)
+    x, gain, *bias = (operand.float() for operand in operands)
     if attributes.get("axis", -1) not in (-1, x.ndim - 1):
         raise ExportError(f"LayerNormalization over axis {attributes['axis']}; the evaluator knows the last one")
-    return [F.layer_norm(x, x.shape[-1:], gain, bias, attributes.get("epsilon", 1e-5))]
+    return [F.layer_norm(x, x.shape[-1:], gain, bias[0] if bias else None, attributes.get("epsilon", 1e-5))]
 
 
 def _cast(operands: Sequence[Any], attributes: Mapping[str, Any], _: onnx.NodeProto) -> list[Tensor]:

@@ -88,6 +88,9 @@ def quantize_graph(graph: onnx.ModelProto, eight: EightBits) -> None:
         nodes.append(node)
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
+    known = [info for info in graph.graph.value_info if info.name not in eight.weights]  # these were float32
+    del graph.graph.value_info[:]
+    graph.graph.value_info.extend(known)
 
 
 def _quantize_activation(graph: onnx.GraphProto, name: str, eight: EightBits, most: float) -> list[onnx.NodeProto]:

@@ -1,10 +1,12 @@
 """What do trained encoders have that random ones lack, so that a 16-bit form can fail: seeded weights that have it.
 
 Trained ViTs keep values of hundreds to thousands in a few channels of a few tokens, give their LayerNorms gains that
-differ a hundredfold and next to nothing for those channels, and leave some tokens a tiny norm before the last one.
+differ manyfold and next to nothing for those channels, and leave some tokens a tiny norm before the last one.
 
 Axes: B batch, T frames, C colours, H, W pixels, N tokens, D channels of a token.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +21,16 @@ HARD_WARNING = (
     "the weights are made up to be hard for 16 bits: massive activations, quiet tokens, unequal gains; "
     "every number is real, and the embeddings mean nothing"
 )
-_SPREAD = 0.7  # of the logarithm of a gain
+_SPREAD = 0.5  # of the logarithm of a gain
 _SMALL_GAIN = 0.005  # of a channel that is massive
-_MASSIVE = (300.0, 700.0, 1100.0, 1600.0)  # what the channels hold in the tokens that fire most
+_MASSIVE = (300.0, 600.0, 900.0, 1200.0)  # what the channels hold in the tokens that fire most
 _FIRING = 0.88  # quantile of tokens above which a token fires, of each of two directions
 _STEEPNESS = 4.0  # of a hidden unit: what it is before GELU in the token that fires most
-_STEP = 12.0  # the same of the two units whose difference is a step
+_STEP = 5.0  # the same of the two units whose difference is a step
 _HEIGHT = 2.0  # of that step
-_CONSTANT = 230.0  # that the last block adds to every token but the quiet ones, in as many channels
 _QUIET = 0.96  # quantile of tokens above which a token is quiet
+_LOUD = 16.0  # times a quiet token's norm: that of what the last block adds to all others, the same to each
+_CONSTANT = 230.0  # of which a channel holds at most so much: more, and LayerNorm overflows for every token
 
 
 def fill_hard(encoder: Encoder, seed: int) -> None:
@@ -38,20 +41,17 @@ def fill_hard(encoder: Encoder, seed: int) -> None:
     fill_random(encoder, seed)
     generator = torch.Generator().manual_seed(seed)
     channels = torch.randperm(encoder.spec.dim, generator=generator)
-    massive, constant = channels[: len(_MASSIVE)], channels[len(_MASSIVE) : 2 * len(_MASSIVE) - 1]
+    massive, others = channels[: len(_MASSIVE)], channels[len(_MASSIVE) :]
     with torch.no_grad():
         for module in encoder.modules():
             if isinstance(module, nn.LayerNorm):
                 gain = torch.exp(_SPREAD * torch.randn(module.weight.shape, generator=generator))
                 gain /= gain.square().mean().sqrt()  # attention as sharp as before: sharper, float32 itself is lost
-                gain[massive] = gain[constant] = _SMALL_GAIN
+                gain[massive] = _SMALL_GAIN
                 module.weight.copy_(gain)
         clip_BTCHW = _smooth_clip(encoder.clip, generator)
-        first, last = encoder.blocks[0], encoder.blocks[-1]
-        assert isinstance(first, Block)
-        assert isinstance(last, Block)
-        _add_massive(first, _given(encoder, 0, clip_BTCHW), massive)
-        _add_quiet(last, _given(encoder, -1, clip_BTCHW), constant)
+        _add_massive(encoder, clip_BTCHW, massive)
+        _add_quiet(encoder, clip_BTCHW, others)
 
 
 def _smooth_clip(clip: ClipSpec, generator: torch.Generator) -> Tensor:
@@ -62,16 +62,14 @@ def _smooth_clip(clip: ClipSpec, generator: torch.Generator) -> Tensor:
     return clouds.transpose(1, 2).clamp(-2, 2)
 
 
-def _given(encoder: Encoder, block: int, clip_BTCHW: Tensor) -> Tensor:
-    """What the MLP of a block is given, `[N, D]`."""
-    seen: list[Tensor] = []
+def _run_to(encoder: Encoder, block: Block, clip_BTCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The residual stream before a block's MLP, and what the MLP is given, both `[N, D]`."""
+    seen: list[tuple[Tensor, Tensor]] = []
 
-    def keep(_: nn.Module, __: tuple[Tensor, ...], normed_BND: Tensor) -> None:
-        seen.append(normed_BND[0])
+    def keep(_: nn.Module, streams: tuple[Tensor, ...], normed_BND: Tensor) -> None:
+        seen.append((streams[0][0], normed_BND[0]))
 
-    module = encoder.blocks[block]
-    assert isinstance(module, Block)
-    hook = module.norm2.register_forward_hook(keep)
+    hook = block.norm2.register_forward_hook(keep)
     encoder(clip_BTCHW)
     hook.remove()
     return seen[0]
@@ -94,8 +92,12 @@ def _aim(fc1: nn.Linear, unit: int, along_N: Tensor, direction_D: Tensor, quanti
     fc1.bias[unit] = (-slope * threshold).round(decimals=2)
 
 
-def _add_massive(block: Block, given_ND: Tensor, channels: Tensor) -> None:
+def _add_massive(encoder: Encoder, clip_BTCHW: Tensor, channels: Tensor) -> None:
+    """Two units of the first block, each of which fills two channels where it fires."""
+    block = encoder.blocks[0]
+    assert isinstance(block, Block)
     fc1, fc2 = block.mlp.fc1, block.mlp.fc2
+    _, given_ND = _run_to(encoder, block, clip_BTCHW)
     for unit, direction_D in enumerate(_directions(given_ND, 2)):
         _aim(fc1, unit, given_ND @ direction_D, direction_D, _FIRING, _STEEPNESS)
         fc2.weight[:, unit] = 0
@@ -103,13 +105,21 @@ def _add_massive(block: Block, given_ND: Tensor, channels: Tensor) -> None:
             fc2.weight[channel, unit] = size / _STEEPNESS
 
 
-def _add_quiet(block: Block, given_ND: Tensor, channels: Tensor) -> None:
-    """Two units whose difference is a step: where it is one, it takes away what the bias adds."""
+def _add_quiet(encoder: Encoder, clip_BTCHW: Tensor, channels: Tensor) -> None:
+    """Two units of the last block whose difference is a step: where it is one, it takes away what the bias adds."""
+    block, last_norm = encoder.blocks[-1], encoder.last_norm
+    assert isinstance(block, Block)
+    assert isinstance(last_norm, nn.LayerNorm)
     fc1, fc2 = block.mlp.fc1, block.mlp.fc2
+    stream_ND, given_ND = _run_to(encoder, block, clip_BTCHW)
+    norm = _LOUD * float(stream_ND.norm(dim=1).median())
+    count = math.ceil((norm / _CONSTANT) ** 2)
+    channels, each = channels[:count], round(norm / count**0.5, 1)
     (direction_D,) = _directions(given_ND, 1)
     for unit, sign in enumerate([-1.0, 1.0]):
         _aim(fc1, unit, given_ND @ direction_D, direction_D, _QUIET, _STEP)
         fc2.weight[:, unit] = 0
-        fc2.weight[channels, unit] = sign * _CONSTANT / _HEIGHT
+        fc2.weight[channels, unit] = sign * each / _HEIGHT
     fc1.bias[0] += _HEIGHT
-    fc2.bias[channels] = _CONSTANT
+    fc2.bias[channels] = each
+    last_norm.weight[channels] = _SMALL_GAIN
