@@ -19,7 +19,7 @@ endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena bench-start gpu prove-giant probe-tensorrt bench-memory clean
+.PHONY: help install export edge test test-full check format lint bench-arena bench-start gpu prove-giant probe-tensorrt bench-memory prove-precision clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -99,3 +99,6 @@ bench-memory: install  ## what ONNX Runtime holds beside what `vjepa2 plan` says
 
 prove-giant: install  ## ViT-g (4 GB): export, simplify, prove in ONNX Runtime; stages, seconds and peak memory as JSON
 	$(VJEPA2) export random --model vitg --seed 0 --frames 4 --json - -o artifacts/vitg-4x256-fp32
+
+prove-precision: install  ## what fp16, bf16 and int8 lose of ViT-L's tokens, on random and on hard weights; half an hour
+	$(BIN)/python benchmarks/precision.py artifacts/precision --clips 1

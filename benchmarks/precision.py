@@ -35,7 +35,7 @@ from vjepa2.export.quantize import EightBits, choose_layers
 from vjepa2.export.trace import Trace, trace_model
 from vjepa2.export.variants import make_variants
 from vjepa2.export.weights_file import write_tensors
-from vjepa2.manifest import Manifest, Precision
+from vjepa2.manifest import GraphInfo, Manifest, Precision
 from vjepa2.runtime.backends import Backend, open_backend
 from vjepa2.runtime.parity import GATES, Reference, check_parity, compare_outputs, find_faults, measure
 
@@ -73,7 +73,8 @@ def write_bundle(
     write_tensors(folder / WEIGHTS, variants.tensors)
     for name, graph in variants.graphs.items():
         (folder / name).write_bytes(graph.SerializeToString(deterministic=True))
-    return Bundle(folder, replace(manifest, precision=precision))
+    infos = {name: GraphInfo(nodes=len(graph.graph.node), simplified="no") for name, graph in variants.graphs.items()}
+    return Bundle(folder, replace(manifest, precision=precision, graphs=infos))
 
 
 def measure_naive(bundle: Bundle, reference: Reference, naive: Naive) -> Row:

@@ -11,8 +11,9 @@ from torch import Tensor
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, WEIGHTS
 from vjepa2.manifest import Precision
 
+from .casts import halve_tensor
 from .lower import lower_graph, make_batch_dynamic
-from .precision import halve_tensor, type_graph
+from .precision import type_graph
 from .quantize import EightBits, quantize_graph, quantize_weights
 from .trace import Trace
 from .weights_file import place_tensors

@@ -18,8 +18,9 @@ from tests.test_export_heads import request_for
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, WEIGHTS, Bundle
 from vjepa2.cli import main
 from vjepa2.errors import BackendError, ExportError, SpecError, Vjepa2Error
+from vjepa2.export.casts import halve_tensor
 from vjepa2.export.pipeline import export_bundle
-from vjepa2.export.precision import FP32_OPERATORS, FP32_TENSORS, halve_tensor
+from vjepa2.export.precision import FP32_OPERATORS, FP32_TENSORS
 from vjepa2.export.prove import PROVERS, EvaluatorBackend, prove_graph
 from vjepa2.export.variants import VARIANTS
 from vjepa2.manifest import Precision, StoredParameter
