@@ -24,11 +24,11 @@ HARD_WARNING = (
 _SPREAD = 0.5  # of the logarithm of a gain
 _SMALL_GAIN = 0.005  # of a channel that is massive
 _MASSIVE = (300.0, 600.0, 900.0, 1200.0)  # what the channels hold in the tokens that fire most
-_FIRING = 0.88  # quantile of tokens above which a token fires, of each of two directions
+_FIRING = 0.85  # quantile of tokens above which a token fires, of each of two directions
 _STEEPNESS = 4.0  # of a hidden unit: what it is before GELU in the token that fires most
 _STEP = 5.0  # the same of the two units whose difference is a step
 _HEIGHT = 2.0  # of that step
-_QUIET = 0.96  # quantile of tokens above which a token is quiet
+_QUIET = 0.85  # quantile of tokens above which a token is quiet
 _LOUD = 16.0  # times a quiet token's norm: that of what the last block adds to all others, the same to each
 _CONSTANT = 230.0  # of which a channel holds at most so much: more, and LayerNorm overflows for every token
 
