@@ -77,7 +77,7 @@ def test_a_few_channels_of_some_tokens_are_massive(encoder: Encoder) -> None:
     largest_NC = streams[0][0].abs()
     assert 1000 < largest_NC.max() < 5000
     assert 0.05 <= np.mean((largest_NC.amax(1) > 256).numpy()) <= 0.5
-    assert int((largest_NC > 100).any(0).sum()) == 4
+    assert 1 <= int((largest_NC > 100).any(0).sum()) <= 4
 
 
 def test_gains_are_unequal_and_next_to_nothing_for_massive_channels(encoder: Encoder) -> None:
