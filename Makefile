@@ -5,7 +5,8 @@ MODEL   ?= vitl
 WEIGHTS ?= random
 FRAMES  ?= 16
 SIZE    ?=
-OUT     ?= artifacts/$(MODEL)-$(FRAMES)x$(or $(SIZE),$(if $(findstring 384,$(MODEL)),384,256))-fp32
+PRECISION ?= fp32
+OUT     ?= artifacts/$(MODEL)-$(FRAMES)x$(or $(SIZE),$(if $(findstring 384,$(MODEL)),384,256))-$(PRECISION)
 VIDEO   ?= examples/moving-scene.mp4
 CLIPS   ?=
 
@@ -16,9 +17,9 @@ ifeq ($(GPU),1)
 EXTRAS := torch,export,finetune,onnxruntime-gpu,tensorrt,video,parquet,report,dev
 endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
-SOURCE := $(WEIGHTS) $(if $(filter random,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
+SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video clean
+.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video prove-precision clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,11 +32,11 @@ help:  ## this list
 install: .venv/installed  ## .venv with every extra this kind of machine can use (GPU=1: CUDA and TensorRT)
 
 export: install  ## export MODEL with WEIGHTS, prove it, compile it if there is a GPU, embed VIDEO
-	$(VJEPA2) export $(SOURCE) --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(CLIPS),--clips $(CLIPS)) -o $(OUT)
+	$(VJEPA2) export $(SOURCE) --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(CLIPS),--clips $(CLIPS)) --precision $(PRECISION) -o $(OUT)
 	@$(VJEPA2) compile $(OUT) || { test $$? = 2 && echo 'engine: skipped, for the reason above'; }
-	$(VJEPA2) embed $(OUT) $(VIDEO) -o $(OUT).npy
-	@echo 'bundle: $(OUT)   embedding of $(VIDEO): $(OUT).npy'
-	@test '$(WEIGHTS)' != random || echo 'These weights are random and the embedding means nothing. Trained ones: make export WEIGHTS=facebook/vjepa2-vitl-fpc64-256'
+	$(VJEPA2) embed $(OUT) $(VIDEO) -o $(OUT).npy $(if $(filter fp32 int8,$(PRECISION)),,|| { test $$? = 2 && echo 'embedding: skipped, for the reason above'; })
+	@echo 'bundle: $(OUT)'
+	@test '$(filter random hard,$(WEIGHTS))' = '' || echo 'These weights are random and the embedding means nothing. Trained ones: make export WEIGHTS=facebook/vjepa2-vitl-fpc64-256'
 
 # The edge is Python 3.10 without torch, as on JetPack 6. Where there is none, tests/test_edge.py says so and skips.
 PYTHON310 ?= $(shell python3.10 -c 'import sys; print(sys.executable)' 2>/dev/null || ls "$$(pyenv prefix $$(pyenv latest 3.10))/bin/python" 2>/dev/null)
@@ -121,3 +122,5 @@ SEED    ?= 0
 
 fuzz-video: install  ## decode MUTANTS spoilt videos from SEED: each ok, partial or rejected, none silently short, nothing left
 	$(BIN)/python -m tests.fuzz_video $(MUTANTS) $(SEED)
+prove-precision: install  ## what fp16, bf16 and int8 lose of ViT-L's tokens, on random and on hard weights; half an hour
+	$(BIN)/python benchmarks/precision.py artifacts/precision --clips 1

@@ -1,6 +1,7 @@
 """`vjepa2 export`."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +13,7 @@ from vjepa2.classifier_files import is_image_classifier
 from vjepa2.errors import SpecError
 from vjepa2.head_checkpoints import ProbeOf
 from vjepa2.heads import ImageHead
-from vjepa2.manifest import CROP_DOWN, CROP_EVEN, Batch, GraphInput
+from vjepa2.manifest import CROP_DOWN, CROP_EVEN, Batch, CalibrationMethod, GraphInput, ParityVerdict, Precision
 from vjepa2.outputs import write_json
 from vjepa2.progress import show_stages
 from vjepa2.registry import RELEASES
@@ -41,6 +42,17 @@ def _read_counts(_: click.Context, __: click.Parameter, value: str | None) -> tu
     if not re.fullmatch(r"\d+(,\d+)*", value):
         raise SpecError(f"classes is {value!r}; it must be a number, or for anticipation three as 97,300,3806")
     return tuple(int(number) for number in value.split(","))
+
+
+def _read_limits(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    limits = {}
+    for value in values:
+        name, number = value.split("=", 1) if "=" in value else (value, "")
+        try:
+            limits[name] = float(number)
+        except ValueError as error:
+            raise SpecError(f"accept is {value!r}; it must be a limit and a number, as token_worst=0.98") from error
+    return limits
 
 
 @click.command("export")
@@ -97,6 +109,27 @@ def _read_counts(_: click.Context, __: click.Parameter, value: str | None) -> tu
     callback=lambda _, __, value: _CROPS[value],
     help="Half of an odd margin is rounded down, as in transformers, or to the even number, as in the original code.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    default="fp32",
+    show_default=True,
+    help="fp16, bf16: MatMuls in 16 bits; int8, fp8: linear layers in 8, attention in 16.",
+)
+@click.option(
+    "--calibration",
+    type=click.Choice(get_args(CalibrationMethod)),
+    default="percentile",
+    show_default=True,
+    help="How the ranges of 8-bit activations are found, on the clips of the gate.",
+)
+@click.option(
+    "--accept",
+    multiple=True,
+    callback=_read_limits,
+    metavar="LIMIT=NUMBER",
+    help="Let the gate ask for less, as token_worst=0.98; the manifest says so.",
+)
 @click.option("--clips", type=click.Path(path_type=Path), help="Folder of videos to prove the graphs on.")
 @click.option("--no-simplify", is_flag=True, help="Leave onnxsim out.")
 @click.option("--json", "json_file", help="Write the result as JSON; - is standard output.")
@@ -113,7 +146,7 @@ def export_command(
     """Export SOURCE to a proven ONNX bundle.
 
     SOURCE is a model's name (its released checkpoint), a Hugging Face id, a folder in Hugging Face's layout, a Meta
-    .pt file, or the word random.
+    .pt file, or the word random, or hard: random weights that are hard for 16 bits.
     """
     weights = {name: options.pop(name) for name in _WEIGHTS}
     if weights["frames"] is None and options["head"] != "action" and not is_image_classifier(source):
@@ -141,7 +174,8 @@ def export_command(
                 "source": manifest.source.name,
                 "warning": manifest.source.warning,
                 "graphs": {name: info.nodes for name, info in manifest.graphs.items()},
-                "parity": {name: verdict.token_cosine for name, verdict in manifest.parity.items()},
+                "precision": manifest.precision,
+                "parity": {name: asdict(verdict) for name, verdict in manifest.parity.items()},
             },
         )
 
@@ -149,12 +183,19 @@ def export_command(
 def _report(result: ExportResult, console: Console) -> None:
     manifest = result.bundle.manifest
     for name, info in manifest.graphs.items():
-        verdict = manifest.parity[name]
-        console.print(
-            f"{name}: {info.nodes} nodes; worst token's cosine {verdict.token_cosine:.9f}, "
-            f"relative max {verdict.relative_max:.1e} over {verdict.clips} clips: in the gate; {info.simplified}",
-            highlight=False,
-        )
+        console.print(f"{name}: {info.nodes} nodes; {_tell(manifest.parity[name])}; {info.simplified}", highlight=False)
     if manifest.source.warning:
         console.print(f"note: {manifest.source.warning}", style="yellow", highlight=False)
-    console.print(f"{result.bundle.path} is ready", highlight=False)
+    console.print(f"{result.bundle.path} is ready, in {manifest.precision}", highlight=False)
+
+
+def _tell(verdict: ParityVerdict) -> str:
+    """The figures of a verdict that passed, as a clause."""
+    embedding = "" if verdict.embedding_cosine is None else f"embedding {verdict.embedding_cosine:.7f}, "
+    quiet = f", {verdict.quiet_tokens} quiet tokens aside" if verdict.quiet_tokens else ""
+    accepted = ", ".join(f"{name}={limit:g}" for name, limit in verdict.accepted.items())
+    return (
+        f"worst token's cosine {verdict.token_cosine:.9f}, p01 {verdict.token_p01:.7f}{quiet}, {embedding}relative max "
+        f"{verdict.relative_max:.1e} over {verdict.clips} clips by {verdict.proved_by}: in the gate"
+        + (f" with {accepted} accepted" if accepted else "")
+    )

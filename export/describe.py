@@ -1,9 +1,11 @@
 """What does a bundle's manifest say of the export that made it?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
+
+from torch import Tensor
 
 from vjepa2 import __version__
 from vjepa2.bundle import WEIGHTS
@@ -16,17 +18,21 @@ from vjepa2.heads import ImageHead
 from vjepa2.manifest import (
     CROP_DOWN,
     Batch,
+    Calibration,
+    CalibrationMethod,
     Crop,
     GraphInput,
     Manifest,
+    Precision,
     Preprocessing,
     Source,
     StoredParameter,
     TensorInfo,
+    Transform,
 )
 from vjepa2.spec import Head, OutputName
 
-from .trace import Trace
+from .quantize import SCALE
 from .weights_file import place_tensors
 
 _TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy")
@@ -50,8 +56,11 @@ class ExportRequest:
     context: int | None = None  # tokens that a predictor is told
     targets: int | None = None  # tokens that it is asked for
     crop: Crop = CROP_DOWN  # how the runtime cuts a frame's margins
-    clips: Path | None = None  # a folder of videos to prove the graphs on
+    clips: Path | None = None  # a folder of videos to prove the graphs on, and to calibrate 8 bits
     simplify: bool = True
+    precision: Precision = "fp32"
+    calibration: CalibrationMethod = "percentile"  # of 8 bits
+    accept: Mapping[str, float] = field(default_factory=dict)  # limits of the gate to put lower, by name
 
 
 # what each output's axes are, and then its channels or classes
@@ -73,9 +82,15 @@ def describe_export(
     request: ExportRequest,
     extras: tuple[TensorInfo, ...],
     shapes: Mapping[OutputName, tuple[int, ...]],
-    traced: Trace,
+    parameters: Mapping[str, tuple[str, Transform]],
+    tensors: Mapping[str, Tensor],
+    clips: int,
 ) -> Manifest:
-    """The manifest, but for what is known only later: graphs, parity and files; `shapes` are the outputs'."""
+    """The manifest, but for what is known only later: graphs, parity and files.
+
+    `shapes` are the outputs', `parameters` those of a `Trace`, `tensors` what lies in the file of weights, and `clips`
+    how many were run.
+    """
     encoder = model.encoder
     infos = (_describe_input(model, request), *extras)
     outputs = (TensorInfo(name=name, dtype="float32", shape=shape, axes=_AXES[name]) for name, shape in shapes.items())
@@ -87,14 +102,14 @@ def describe_export(
         classes=shapes["logits"][-1] if "logits" in shapes else None,
         labels=labels,
         batch=request.batch,
-        precision="fp32",
-        calibration=None,
+        precision=request.precision,
+        calibration=_describe_calibration(request, clips),
         inputs=tuple(_with_batch(info, request.batch) for info in infos),
         outputs=tuple(_with_batch(info, request.batch) for info in outputs),
         preprocessing=Preprocessing(crop=request.crop),
         source=source,
         graphs={},
-        parameters=_describe_parameters(traced),
+        parameters=_describe_parameters(parameters, tensors),
         parity={},
         tools={"vjepa2-edge": __version__} | {name: version for name in _TOOLS if (version := _version(name))},
         files={},
@@ -110,17 +125,27 @@ def _describe_input(model: Headed, request: ExportRequest) -> TensorInfo:
     return TensorInfo(name="pixel_values_videos", dtype="float32", shape=clip.shape(), axes=axes)
 
 
-def _describe_parameters(traced: Trace) -> dict[str, StoredParameter]:
-    places = place_tensors(traced.tensors)
+def _describe_calibration(request: ExportRequest, clips: int) -> Calibration | None:
+    if request.precision not in ("int8", "fp8"):
+        return None
+    source = "generated" if request.clips is None else request.clips.resolve().name
+    return Calibration(method=request.calibration, clips=clips, source=source)
+
+
+def _describe_parameters(
+    parameters: Mapping[str, tuple[str, Transform]], tensors: Mapping[str, Tensor]
+) -> dict[str, StoredParameter]:
+    places = place_tensors(tensors)
     return {
         name: StoredParameter(
             file=WEIGHTS,
             offset=places[tensor].offset,
-            shape=tuple(traced.tensors[tensor].shape),
-            dtype="float32",
+            shape=tuple(tensors[tensor].shape),
+            dtype=str(tensors[tensor].dtype).removeprefix("torch."),
+            scales=places[tensor + SCALE].offset if tensor + SCALE in places else None,
             transform=transform,
         )
-        for name, (tensor, transform) in sorted(traced.parameters.items())
+        for name, (tensor, transform) in sorted(parameters.items())
     }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vjepa2.checkpoints import RANDOM, load_checkpoint
+from vjepa2.checkpoints import HARD, RANDOM, load_checkpoint
 from vjepa2.classifier_files import is_image_classifier, load_image_classifier
 from vjepa2.encoder import Encoder
 from vjepa2.errors import ExportError
@@ -37,8 +37,11 @@ def load_model(request: ExportRequest) -> tuple[Headed, Source, tuple[str, ...] 
     head = choose_head(request)
     _refuse_options(request, head)
     if head == "action":
+        if request.weights.source == HARD:
+            raise ExportError("hard weights are those of an encoder of clips; before actions, export random ones")
         return (*_load_action(request), None)
     encoder, source = _load_encoder(request)
+    request = _with_random_head(request)
     if head == "classifier":
         return _load_classifier(request, encoder, source)
     if head in ("tokens", "embedding"):
@@ -71,7 +74,7 @@ def _refuse_options(request: ExportRequest, head: Head) -> None:
             raise ExportError(f"{option} is not of the head {head}; leave it out, or export {' or '.join(heads)}")
     if request.encoder is not None and not Path(request.weights.source).is_file():
         raise ExportError(f"{request.weights.source} brings its own encoder; only a probe's .pt file needs another")
-    if request.classes is not None and request.weights.source != RANDOM:
+    if request.classes is not None and request.weights.source not in (RANDOM, HARD):
         raise ExportError(
             f"{request.weights.source} takes no classes but its own; leave them out, or export random weights"
         )
@@ -107,7 +110,7 @@ def _load_classifier(
     release = RELEASES.get(weights.model) if isinstance(weights.model, str) else None
     classes = _counts(request.classes, 1)
     pooling = request.pooling or ("attentive" if release and release.probe else "linear")
-    if source.name == RANDOM and pooling == "linear":
+    if weights.source == RANDOM and pooling == "linear":
         _refuse_segments(segments)
         if not classes:
             raise ExportError("random weights need to know how many classes; give classes")
@@ -175,6 +178,13 @@ def _load_action(request: ExportRequest) -> tuple[Headed, Source]:
         seed=weights.seed,
     )
     return ActionEncoder(encoder, predictor), source
+
+
+def _with_random_head(request: ExportRequest) -> ExportRequest:
+    """What stands on an encoder of hard weights is random: hard ones are made for an encoder alone."""
+    if request.weights.source != HARD:
+        return request
+    return replace(request, weights=replace(request.weights, source=RANDOM))
 
 
 def _row_name(request: ExportRequest) -> str | None:

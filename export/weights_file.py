@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 ALIGNMENT = 4096  # bytes, a page: what a runtime needs in order to map a tensor instead of reading it
@@ -33,4 +34,4 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     with file.open("xb") as stream:
         for name, tensor in tensors.items():
             stream.seek(places[name].offset)
-            stream.write(tensor.contiguous().numpy().data.cast("B"))
+            stream.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)

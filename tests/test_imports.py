@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "vjepa2/folding.py": {"torch"},
     "vjepa2/names.py": {"torch"},
     "vjepa2/weights.py": {"torch"},
+    "vjepa2/hard_weights.py": {"torch"},
     "vjepa2/checkpoints.py": {"torch"},
     "vjepa2/fitting.py": {"numpy"},
     "vjepa2/pixels.py": {"numpy", "PIL"},
@@ -60,6 +61,7 @@ MAY_IMPORT = {
     "export/lint_precision.py": {"onnx"},
     "export/lint_files.py": {"onnx"},
     "export/inspect_cli.py": {"click", "rich"},
+    "export/calibrate.py": {"numpy", "torch", "onnxruntime"},
     "export/compile.py": set(),
     "export/compile_cli.py": {"click", "rich"},
     "export/compile_request.py": set(),
@@ -94,11 +96,13 @@ MAY_IMPORT = {
     "runtime/doctor_cli.py": {"click", "rich"},
     "runtime/gpus.py": set(),
 }
+# what in export proves with runtime
+PROVES = {"export/pipeline.py", "export/compile.py", "export/prove.py"}
 # rooms that a file may look into, apart from the core, which all may
 MODEL = {
     "positions", "layers", "masks", "encoder", "heads", "headed", "head_parts", "predictor", "action_predictor",
-    "anticipation", "folding", "names", "filling", "weights", "checkpoints", "head_checkpoints", "checkpoint_files",
-    "part_tensors",
+    "anticipation", "folding", "names", "filling", "weights", "hard_weights", "checkpoints", "head_checkpoints",
+    "checkpoint_files", "part_tensors",
 }  # fmt: skip
 
 
@@ -129,7 +133,7 @@ def faults(path: str, source: str) -> list[str]:
         looks_at_model = parts[1] in MODEL and room == "runtime" and path != "runtime/backends/pytorch.py"
         leaves_core = parts[1] in {"export", "runtime"} and room == "vjepa2"
         crosses = parts[1] == "export" and room == "runtime"
-        proves = parts[1] == "runtime" and room == "export" and path not in {"export/pipeline.py", "export/compile.py"}
+        proves = parts[1] == "runtime" and room == "export" and path not in PROVES
         if looks_at_model or leaves_core or crosses or proves:
             wrong.append(f"{path} imports {name}")
     return wrong

@@ -11,6 +11,7 @@ from vjepa2.encoder import Encoder
 from vjepa2.errors import CheckpointError
 from vjepa2.filling import fill_module
 from vjepa2.folder_model import CONFIG, FolderModel, read_model
+from vjepa2.hard_weights import HARD_WARNING, fill_hard
 from vjepa2.manifest import Source
 from vjepa2.names import HUGGING_FACE_OTHERS, META_OTHERS, huggingface_names, meta_name
 from vjepa2.publish import sha256_of
@@ -19,6 +20,7 @@ from vjepa2.spec import ClipSpec, ModelSpec
 from vjepa2.weights import RANDOM_WARNING, fill_random
 
 RANDOM = "random"
+HARD = "hard"  # random weights that are hard for 16 bits
 META_KEYS = ("encoder", "target_encoder", "ema_encoder")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -51,8 +53,8 @@ def load_encoder(
     """A float32 encoder in evaluation mode for clips of shape `clip`, or of the trained shape.
 
     `source` is a model's name (its released checkpoint), a Hugging Face id, a folder in Hugging Face's layout, a
-    Meta `.pt` file (needs `model`, and of V-JEPA 2 `key`, "encoder" or "target_encoder"), or "random" (needs
-    `model`, takes `seed`). A parameter that is missing, left over or of the wrong shape is a `CheckpointError` that
+    Meta `.pt` file (needs `model`, and of V-JEPA 2 `key`, "encoder" or "target_encoder"), or "random" or "hard" (need
+    `model`, take `seed`). A parameter that is missing, left over or of the wrong shape is a `CheckpointError` that
     lists it.
     """
     request = Request(source=str(source), model=model, key=key, revision=revision, clip=clip, seed=seed)
@@ -62,7 +64,7 @@ def load_encoder(
 def load_checkpoint(request: Request) -> tuple[Encoder, Source]:
     """The encoder that was asked for, and where its weights came from."""
     path = Path(request.source)
-    if request.source == RANDOM:
+    if request.source in (RANDOM, HARD):
         return _load_random(request)
     _refuse(request, "seed", "only random weights take a seed")
     if path.is_file():
@@ -81,8 +83,10 @@ def _load_random(request: Request) -> tuple[Encoder, Source]:
     if not 0 <= seed < 2**31:
         raise CheckpointError(f"seed is {seed}; it must be from 0 to {2**31 - 1}")
     encoder = _empty_encoder(_asked_spec(request), request)
-    fill_random(encoder, seed)
-    return encoder.eval(), Source(name=RANDOM, seed=seed, files={}, layers=request.layers, warning=RANDOM_WARNING)
+    fill, warning = (fill_hard, HARD_WARNING) if request.source == HARD else (fill_random, RANDOM_WARNING)
+    fill(encoder, seed)
+    source = Source(name=request.source, seed=seed, files={}, layers=request.layers, warning=warning)
+    return encoder.eval(), source
 
 
 def _load_meta(file: Path, request: Request) -> tuple[Encoder, Source]:

@@ -51,12 +51,21 @@ class OnnxRuntimeBackend(Backend):
 
     @classmethod
     def find_obstacle(cls, device: str | None = None, bundle: Bundle | None = None) -> str | None:
-        """A second installation, or on a GPU: no provider, no driver, or no library that the provider needs."""
+        """A graph that the bundle lacks, a second installation, or on a GPU: no provider, driver, or library of it."""
+        if bundle is not None and cls.graph not in bundle.manifest.graphs:
+            held = ", ".join(bundle.manifest.graphs)
+            return (
+                f"{cls.graph}, and {bundle.path.name}, which is {bundle.manifest.precision}, holds {held} alone: what "
+                "could not be proved was not exported; compile the bundle, or export fp32"
+            )
         return _find_double_install() or (None if cls.provider == CPU else _find_no_provider(cls.provider))
 
     def _open(self, notes: Path) -> ort.InferenceSession:
         options = session_options()
         options.enable_profiling, options.profile_file_prefix = True, str(notes / "run")
+        if self._asked == "int8":
+            # it makes a float32 Gemm of MatMul and Add before the 8 bits around them are looked for
+            options.add_session_config_entry("optimization.disable_specified_optimizers", "MatMulAddFusion")
         if self.provider != CPU and CPU not in self.options.allow:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         wanted = [(self.provider, self._settings())]

@@ -50,7 +50,9 @@ class OpenVinoBackend(Backend):
 
     @classmethod
     def find_obstacle(cls, device: str | None = None, bundle: Bundle | None = None) -> str | None:
-        """A device of the kind that OpenVINO sees."""
+        """A precision that OpenVINO has, and a device of the kind that it sees."""
+        if bundle is not None and bundle.manifest.precision not in _HINTS:
+            return f"a bundle in {', '.join(_HINTS)}, and {bundle.path.name} is {bundle.manifest.precision}; export one"
         wanted = _plugin_name(device or cls.devices[0])
         seen = ov.Core().available_devices
         if any(name.split(".")[0] == wanted.split(".")[0] for name in seen):

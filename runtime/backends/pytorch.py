@@ -55,7 +55,12 @@ class PyTorchBackend(Backend):
 
     @classmethod
     def find_obstacle(cls, device: str | None = None, bundle: Bundle | None = None) -> str | None:
-        """A GPU that this PyTorch can use, if one is asked for."""
+        """A bundle of float32 weights, and a GPU that this PyTorch can use, if one is asked for."""
+        if bundle is not None and bundle.manifest.precision != "fp32":
+            return (
+                f"float32 weights, and those of {bundle.path.name} are {bundle.manifest.precision}; export fp32, which "
+                f"{cls.name} also computes in {' and '.join(cls.casts)}"
+            )
         kind, _, number = (device or cls.devices[0]).partition(":")
         if kind != "cuda" or int(number or 0) < torch.cuda.device_count():
             return None
