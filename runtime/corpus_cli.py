@@ -1,10 +1,10 @@
 """`vjepa2 corpus`."""
 
-import os
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from vjepa2.outputs import write_json, write_whole
 
 from .backends import BACKENDS
-from .backends.placement import EXECUTED, Executed
+from .backends.placement import EXECUTED
 from .corpus_make_plan import plan_corpus
 from .corpus_plan import Plan
 from .corpus_run import RunSettings, Tally, choose_executor, run_corpus
@@ -76,35 +76,29 @@ def plan_command(
 @click.option("--allow", multiple=True, help="A place or precision that nodes may fall to; otherwise an error.")
 @click.option("--batch-size", type=click.IntRange(1), help="Clips a call; 1 by default.")
 @_json_option
-def run_command(  # noqa: PLR0913
+def run_command(
     plan_file: Path,
     bundle: Path,
     output: str,
     on: str,
     address: str | None,
-    workers: int,
-    threads: int | None,
     gpus: float,
-    backend: str,
-    device: str | None,
-    precision: Executed | None,
-    allow: tuple[str, ...],
-    batch_size: int | None,
     json_file: str | None,
+    **rest: Any,
 ) -> int:
-    """Embed the videos of PLAN with BUNDLE, or what is left of them; exit status 1 if some could not be read."""
-    settings = RunSettings(
-        workers=workers, backend=backend, device=device, precision=precision, allow=allow, threads=threads,
-        batch_size=batch_size,
-    )  # fmt: skip
+    """Embed the videos of PLAN with BUNDLE, or what is left of them; exit status 1 if some could not be read.
+
+    What is not said of backend, threads and batch size is as the output was begun.
+    """
+    settings = RunSettings(**rest)
     execute = choose_executor(on, settings, address, gpus)
-    tallies = run_corpus(Plan.read(plan_file), bundle, output, settings, execute)
+    tallies = run_corpus(Plan.open(plan_file), bundle, output, settings, execute)
     begun_s = time.perf_counter()
     tally = _watch(tallies)
     seconds = time.perf_counter() - begun_s
     Console(stderr=True).print(f"{output}: {_describe(tally)}", highlight=False)
     if json_file:
-        write_json(json_file, asdict(tally) | {"output": output, "seconds": seconds})
+        write_json(json_file, asdict(tally) | {"output": output, "on": on, "seconds": seconds})
     return 1 if tally.videos["rejected"] else 0
 
 
@@ -136,14 +130,14 @@ def seal_command(output: str, json_file: str | None) -> None:
         click.echo(f"{output}: {seal.rows} rows in {seal.shards} shards, sha256 {seal.rows_sha256}")
 
 
-def _watch(tallies: "os.PathLike[str] | object") -> Tally:
+def _watch(tallies: Iterable[Tally]) -> Tally:
     columns = (TextColumn("embedding"), BarColumn(), TextColumn("{task.completed}/{task.total} clips"))
     rate = TextColumn("{task.fields[rate]}")
     tally: Tally | None = None
     with Progress(*columns, rate, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None, rate="")
         begun_s, before = 0.0, 0
-        for tally in tallies:  # type: ignore[attr-defined]
+        for tally in tallies:
             if not begun_s:
                 begun_s, before = time.perf_counter(), tally.clips_done
             lasted_s = time.perf_counter() - begun_s

@@ -45,5 +45,5 @@ def _serve(
                 done.put(worker.make(task))
         except queue.Empty:
             return
-        except BaseException as error:  # noqa: BLE001  (the one who waits is told)
+        except BaseException as error:  # whatever it is, the one who waits is told
             done.put(error)

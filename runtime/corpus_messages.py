@@ -53,7 +53,7 @@ class RunFacts:
     bundle: str  # self_sha256 of its manifest
     model: str
     backend: str
-    precision: str
+    precision: Executed
     device: str  # its kind: cpu, cuda
     threads: int
     batch_size: int

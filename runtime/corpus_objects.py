@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from vjepa2.errors import CorpusError, MissingDependencyError
+from vjepa2.errors import CorpusError, MissingDependencyError, Vjepa2Error
 
 from .corpus_points import pass_point
 from .corpus_store import Store, StoredFile
@@ -18,6 +18,7 @@ class ObjectStore(Store):
     def __init__(self, url: str) -> None:
         self.place = url.rstrip("/")
         self._files, self._root = open_files(self.place)
+        self._refuses = False  # known to refuse the second of two objects of a name
 
     def list_files(self) -> list[StoredFile]:
         """See `Store`."""
@@ -36,27 +37,41 @@ class ObjectStore(Store):
             key=lambda file: file.name,
         )
 
-    def open_file(self, name: str) -> BinaryIO:
-        """See `Store`."""
-        self._files.invalidate_cache()
-        stream: BinaryIO = self._files.open(f"{self._root}/{name}", "rb")
-        return stream
+    @contextmanager
+    def open_file(self, name: str) -> Iterator[BinaryIO]:
+        """See `Store`. Only what is asked for is fetched: of a shard, for its footer, the end."""
+        with explain_objects(f"{self.place}/{name}"):
+            self._files.invalidate_cache()
+            with self._files.open(f"{self._root}/{name}", "rb") as stream:
+                yield stream
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """See `Store`. The store itself refuses the second: If-None-Match is sent with the object."""
-        path = f"{self._root}/{name}"
+        """See `Store`. The store itself refuses the second: If-None-Match is sent with the object.
+
+        A `CorpusError` if it does not: the first object that this process puts is put twice.
+        """
+        pass_point("draft_opened")
+        if not self._create(name, data):
+            return False
+        if not self._refuses and self._create(name, data):
+            raise CorpusError(
+                f"{self.place} lets an object be put twice (it ignores If-None-Match); take another store"
+            )
+        self._refuses = True
+        pass_point("draft_renamed")
+        return True
+
+    def _create(self, name: str, data: bytes) -> bool:
         with explain_objects(f"{self.place}/{name}", len(data)):
-            pass_point("draft_opened")
             try:
-                self._files.pipe_file(path, data, mode="create")
+                self._files.pipe_file(f"{self._root}/{name}", data, mode="create")
             except FileExistsError:
                 return False
-            pass_point("draft_renamed")
         return True
 
 
 def open_files(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it."""
+    """The file system that fsspec has for a URL, and the path in it."""
     try:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
@@ -71,9 +86,7 @@ def explain_objects(place: str, size: int = 0) -> Iterator[None]:
     """Say what an object store refused, in one line."""
     try:
         yield
-    except (FileExistsError, FileNotFoundError):
-        raise
-    except MissingDependencyError:
+    except (FileExistsError, FileNotFoundError, Vjepa2Error):
         raise
     except Exception as error:  # each store's library has exceptions of its own
         needs = f"; it needs {size} bytes" if size else ""

@@ -73,15 +73,22 @@ class Plan:
         return cls(policy, table, _hash(policy, table))
 
     @classmethod
-    def read(cls, source: str | Path | BinaryIO, name: str | None = None) -> "Plan":
-        """Read what `write` wrote; a `CorpusError` if it is something else, or was changed since."""
-        name = name or str(source)
+    def open(cls, file: str | Path) -> "Plan":
+        """Read the file that `write` wrote; a `CorpusError` if there is none, or as `read` does."""
         try:
-            table = pq.read_table(source if hasattr(source, "read") else pa.OSFile(str(source)))
-            record = json.loads((table.schema.metadata or {})[_KEY])
-            head = read_record(_Head, record, name)
+            with Path(file).open("rb") as stream:
+                return cls.read(stream, str(file))
         except OSError as error:
-            raise CorpusError(f"{name} cannot be read ({error.strerror or error}); give a file of corpus plan") from None
+            raise CorpusError(
+                f"{file} cannot be read ({error.strerror or error}); give a file of corpus plan"
+            ) from error
+
+    @classmethod
+    def read(cls, stream: BinaryIO, name: str) -> "Plan":
+        """Read what `write` wrote; a `CorpusError` if it is something else, or was changed since."""
+        try:
+            table = pq.read_table(stream)
+            head = read_record(_Head, json.loads((table.schema.metadata or {})[_KEY]), name)
         except (KeyError, ValueError, BundleError) as error:
             raise CorpusError(f"{name} is no plan ({error!s:.200}); make one with vjepa2 corpus plan") from error
         table = table.replace_schema_metadata()
@@ -103,18 +110,7 @@ class Plan:
     @property
     def clips(self) -> int:
         """How many are expected."""
-        count: int = pa.compute.sum(self.table["clips"]).as_py()
-        return count
-
-    def videos_of(self, shard: int) -> tuple[PlannedVideo, ...]:
-        """The videos of a shard."""
-        column = self.table["shard"]
-        start = pa.compute.index(column, shard).as_py()
-        count = pa.compute.sum(pa.compute.equal(column, shard)).as_py()
-        return tuple(
-            PlannedVideo(**{name: value for name, value in row.items() if name != "shard"})
-            for row in self.table.slice(start, count).to_pylist()
-        )
+        return sum(self.table["clips"].to_pylist())
 
     def videos_by_shard(self) -> list[tuple[PlannedVideo, ...]]:
         """The videos of every shard."""

@@ -67,7 +67,7 @@ class WorkerProcess:
                 deaths[at] = deaths.get(at, 0) + 1
                 if deaths[at] < DEATHS:
                     continue
-                if at < 0 or len(task.refused) + 1 >= _SUSPECT:
+                if at < 0 or str(at) in task.refused or len(task.refused) + 1 >= _SUSPECT:
                     raise CorpusError(f"shard {task.shard} cannot be made: {death}, again and again") from None
                 task = replace(task, refused=task.refused | {str(at): f"{death}, twice at this video"})
 
@@ -143,7 +143,7 @@ class WorkerProcess:
             line = b""
         if not line.endswith(b"\n"):
             raise self._explain_death()
-        message = decode_record(line, "a worker's answer", *kinds)
+        message: object = decode_record(line, "a worker's answer", *kinds)
         if isinstance(message, WorkerFailed):
             raise CorpusError(message.message)
         return message

@@ -68,6 +68,7 @@ def run_on_ray(
             answer = decode_record(row["answer"], "an actor's answer", ShardDone, WorkerFailed)
             if isinstance(answer, WorkerFailed):
                 raise CorpusError(answer.message)
+            assert isinstance(answer, ShardDone)
             yield answer
     finally:
         ray.shutdown()
@@ -100,4 +101,6 @@ def _refuse_silence(address: str) -> None:
     try:
         socket.create_connection((host, port), _CONNECT_S).close()
     except OSError as error:
-        raise CorpusError(f"nobody listens at {address} ({error.strerror or error}); start one with ray start --head") from error
+        raise CorpusError(
+            f"nobody listens at {address} ({error.strerror or error}); start one with ray start --head"
+        ) from error

@@ -50,9 +50,7 @@ class RowMaker:
         self._backend, self._decoder, self._request, self._batch_size = backend, decoder, request, batch_size
         self._several = parse_sampling(request.sampling).several
 
-    def make(
-        self, task: ShardTask, note: Callable[[int], None]
-    ) -> tuple[list[CorpusRow], tuple[VideoOutcome, ...]]:
+    def make(self, task: ShardTask, note: Callable[[int], None]) -> tuple[list[CorpusRow], tuple[VideoOutcome, ...]]:
         """A row for each clip, or for each video that has none, and how each video went; `note` is told its number."""
         batches = _Batches(self._backend, self._batch_size)
         read = []
@@ -66,7 +64,10 @@ class RowMaker:
         rows = [row for each in read for row in _to_rows(each, vectors)]
         return rows, tuple(
             VideoOutcome(
-                number=each.video.number, status=each.report.status, clips=len(each.places), reason=_explain(each.report)
+                number=each.video.number,
+                status=each.report.status,
+                clips=len(each.places),
+                reason=_explain(each.report),
             )
             for each in read
         )

@@ -87,12 +87,15 @@ def run_corpus(
     yield tally
     tasks = [ShardTask(shard=number, videos=videos, refused={}) for number, videos in enumerate(shards) if videos]
     execute = execute or partial(run_local, workers=settings.workers)
-    for done in execute(job, tasks) if tasks else ():
-        pass_point("shard_counted")
-        tally.add(done.footer, _count(shards[done.footer.shard]))
-        tally.lost += not done.won
-        yield tally
-    pass_point("all_shards_done")
+    try:
+        for done in execute(job, tasks) if tasks else ():
+            pass_point("shard_counted")
+            tally.add(done.footer, _count(shards[done.footer.shard]))
+            tally.lost += not done.won
+            yield tally
+        pass_point("all_shards_done")
+    finally:
+        store.sweep()
 
 
 def choose_executor(name: str, settings: RunSettings, address: str | None, gpus: float) -> Executor:
@@ -122,7 +125,9 @@ def _keep_plan(store: Store, plan: Plan) -> None:
     if not store.put_new(PLAN, stream.getvalue()):
         held = read_plan(store)
         if held.id != plan.id:
-            raise CorpusError(f"{store.place} is of plan {held.id:.12}, and this is {plan.id:.12}; give another output folder")
+            raise CorpusError(
+                f"{store.place} is of plan {held.id:.12}, and this is {plan.id:.12}; give another output folder"
+            )
     pass_point("plan_kept")
 
 
@@ -141,7 +146,7 @@ def _make_job(plan: Plan, bundle: Bundle, store: Store, settings: RunSettings, r
         output=store.place,
         backend=begun.backend if begun else settings.backend,
         device=settings.device or (begun.device if begun else None),
-        precision=settings.precision,
+        precision=settings.precision or (begun.precision if begun else None),
         allow=settings.allow,
         threads=settings.threads or (run.threads if run else max(1, (os.cpu_count() or 1) // settings.workers)),
         batch_size=settings.batch_size or (run.batch_size if run else 1),

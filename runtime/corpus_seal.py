@@ -37,8 +37,8 @@ def seal_corpus(output: str) -> CorpusSeal:
     missing = [shard for shard in range(len(shards)) if shard not in (files := list_shards(store))]
     if run is None or missing:
         raise CorpusError(
-            f"{store.place} lacks {len(missing)} of {len(shards)} shards, the first {name_shard(min(missing, default=0))}; "
-            "finish it with vjepa2 corpus run"
+            f"{store.place} lacks {len(missing)} of {len(shards)} shards, the first "
+            f"{name_shard(min(missing, default=0))}; finish it with vjepa2 corpus run"
         )
     known = {name_shard(shard) for shard in range(len(shards))}
     strange = [file.name for file in store.list_files() if file.name not in known and not file.name.startswith("_")]
@@ -55,7 +55,9 @@ def seal_corpus(output: str) -> CorpusSeal:
     )
     data = (json.dumps(asdict(seal), indent=1) + "\n").encode()
     if not store.put_new(SEAL, data) and store.read_file(SEAL) != data:
-        raise CorpusError(f"{store.place}/{SEAL} says otherwise than the shards; something was changed after it was sealed")
+        raise CorpusError(
+            f"{store.place}/{SEAL} says otherwise than the shards; something was changed after it was sealed"
+        )
     return seal
 
 
@@ -65,7 +67,7 @@ def _verify(store: Store, shard: int, videos: tuple[PlannedVideo, ...], run: Run
     with store.open_file(name_shard(shard)) as stream:
         table, footer = read_shard(stream, name)
     check_footer(footer, run, store)
-    wanted = []
+    wanted: list[tuple[str, int | None]] = []
     for video, outcome in zip(videos, footer.videos, strict=False):
         wanted += [(video.video, clip) for clip in range(outcome.clips)] or [(video.video, None)]
     there = list(zip(table["video"].to_pylist(), table["clip"].to_pylist(), strict=True))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from vjepa2.errors import CorpusError
 from vjepa2.manifest import hash_manifest
 
 from .backends import open_backend
+from .backends.placement import Executed
 from .corpus_messages import CorpusJob, RunFacts, ShardDone, ShardFooter, ShardTask
 from .corpus_output import check_footer, claim_run, find_footer, name_shard
 from .corpus_points import pass_point
@@ -42,7 +44,7 @@ class ShardMaker:
             bundle=job.bundle_sha256,
             model=bundle.manifest.model.name,
             backend=self._backend.name,
-            precision=self._backend.precision,
+            precision=cast(Executed, self._backend.precision),
             device=self._backend.device.partition(":")[0],
             threads=job.threads,
             batch_size=job.batch_size,
@@ -110,5 +112,7 @@ def _stamp_files(bundle: Path) -> dict[str, tuple[int, int, int]]:
         return {file.name: (file.stat().st_ino, file.stat().st_size, file.stat().st_mtime_ns) for file in files}
     except FileNotFoundError as error:
         if bundle.is_dir() or not (bundle / MANIFEST).exists():
-            raise CorpusError(f"{bundle} is not a bundle any more, or never was: {error.filename} is not there") from error
+            raise CorpusError(
+                f"{bundle} is not a bundle any more, or never was: {error.filename} is not there"
+            ) from error
         raise

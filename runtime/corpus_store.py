@@ -8,7 +8,7 @@ import secrets
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -42,8 +42,8 @@ class Store(ABC):
         """Every finished file, by name; none if the folder is not there."""
 
     @abstractmethod
-    def open_file(self, name: str) -> BinaryIO:
-        """A finished file, to be read; `FileNotFoundError` if there is none."""
+    def open_file(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A finished file, to be read inside a `with`; `FileNotFoundError` if there is none."""
 
     @abstractmethod
     def put_new(self, name: str, data: bytes) -> bool:
@@ -56,8 +56,6 @@ class Store(ABC):
                 return stream.read()
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise CorpusError(f"{self.place}/{name} cannot be read: {error.strerror or error}") from error
 
     def sweep(self) -> None:
         """Remove what killed writers left behind."""
@@ -83,9 +81,16 @@ class LocalStore(Store):
         except OSError as error:
             raise CorpusError(f"{self.place} cannot be read as a folder: {error.strerror or error}") from error
 
-    def open_file(self, name: str) -> BinaryIO:
+    @contextmanager
+    def open_file(self, name: str) -> Iterator[BinaryIO]:
         """See `Store`."""
-        return (self._folder / name).open("rb")
+        try:
+            with (self._folder / name).open("rb") as stream:
+                yield stream
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise CorpusError(f"{self.place}/{name} cannot be read: {error.strerror or error}") from error
 
     def put_new(self, name: str, data: bytes) -> bool:
         """See `Store`; a `CorpusError` if there is no room, with the path and the bytes."""

@@ -35,7 +35,9 @@ def list_videos(source: str) -> list[str]:
         found = _read_list(Path(source).absolute())
     if not found:
         raise CorpusError(f"{source} has no videos ({', '.join(VIDEO_SUFFIXES)}); there is nothing to plan")
-    twice = next((name for place, name in enumerate(found) if name in found[:place]), None) if _has_twins(found) else None
+    twice = (
+        next((name for place, name in enumerate(found) if name in found[:place]), None) if _has_twins(found) else None
+    )
     if twice:
         raise CorpusError(f"{source} names {twice} twice; each video is embedded once")
     return found
@@ -56,7 +58,7 @@ def identify_video(video: str) -> Identity:
 
 @contextmanager
 def fetch_video(video: PlannedVideo) -> Iterator[Path]:
-    """A path at which a video lies, an object as a copy that goes again; a `VideoError` unless it is the one planned."""
+    """A path at which a video lies, an object as a copy that goes again; a `VideoError` unless it is as planned."""
     if video.problem:
         raise VideoError(video.problem)
     now = identify_video(video.video)
@@ -64,7 +66,8 @@ def fetch_video(video: PlannedVideo) -> Iterator[Path]:
         raise VideoError(now.problem)
     if (now.bytes, now.version) != (video.bytes, video.version):
         raise VideoError(
-            f"it has {now.bytes} bytes, {now.version}; planned were {video.bytes} bytes, {video.version}: it was changed"
+            f"it was changed since it was planned: it has {now.bytes} bytes, {now.version}; "
+            f"planned were {video.bytes} bytes, {video.version}"
         )
     if "://" not in video.video:
         pass_point("video_fetched")

@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {
-    "av", "click", "cuda", "fsspec", "huggingface_hub", "jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript",
-    "onnxsim", "openvino", "PIL", "pyarrow", "ray", "rich", "safetensors", "tensorrt", "torch", "transformers",
+    "av", "click", "cuda", "fsspec", "huggingface_hub", "jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime",
+    "onnxscript", "onnxsim", "openvino", "PIL", "pyarrow", "ray", "rich", "safetensors", "tensorrt", "torch",
+    "transformers",
 }  # fmt: skip
 
 # a file or folder -> third-party libraries that it may import; the longest match counts
@@ -83,10 +84,23 @@ MAY_IMPORT = {
     "runtime/embedding.py": {"numpy"},
     "runtime/video.py": {"numpy", "av"},
     "runtime/parquet.py": {"pyarrow"},
-    **{f"runtime/corpus_{part}.py": set() for part in (
-        "local", "make_plan", "messages", "output", "points", "process", "run", "seal", "status", "store", "videos",
-        "worker",
-    )},
+    **{
+        f"runtime/corpus_{part}.py": set()
+        for part in (
+            "local",
+            "make_plan",
+            "messages",
+            "output",
+            "points",
+            "process",
+            "run",
+            "seal",
+            "status",
+            "store",
+            "videos",
+            "worker",
+        )
+    },
     "runtime/corpus_cli.py": {"click", "rich"},
     "runtime/corpus_objects.py": {"fsspec"},
     "runtime/corpus_plan.py": {"pyarrow"},

@@ -27,8 +27,8 @@ def open_backend(
     """Load a bundle into the library called `name`, or into the first that `auto` finds usable on this machine.
 
     `device` is "cpu", "cuda", "cuda:1", "gpu"; `precision` what a float32 bundle is to be computed in. What cannot be
-    had so, or falls to another device or precision that `allow` does not name, is a `BackendError`. `threads` of the CPU
-    are as many as the library likes, unless it is told.
+    had so, or falls to another device or precision that `allow` does not name, is a `BackendError`. Of the CPU it
+    takes `threads`, or as many as the library likes.
     """
     reason = Backend.reason
     if name == "auto":
