@@ -67,6 +67,8 @@ class ObjectStore(Store):
                 self._files.pipe_file(f"{self._root}/{name}", data, mode="create")
             except FileExistsError:
                 return False
+            except FileNotFoundError as error:
+                raise CorpusError(f"{self.place} is not there ({error}); make the bucket first") from error
         return True
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 # Python runs this at the start of every process that has it on PYTHONPATH; a decoder, which is isolated, has not
 _HOOK = """
-import os, signal, sys
+import os, signal, sys, time
 
 def _watch():
     wanted, once = os.environ.get("CORPUS_KILL", ""), os.environ.get("CORPUS_ONCE", "")
@@ -18,7 +18,7 @@ def _watch():
             return
         point = arguments[0]
         seen[point] = seen.get(point, 0) + 1
-        os.write(log, f"{os.getpid()} {point}\\n".encode())
+        os.write(log, f"{time.monotonic()} {os.getpid()} {point}\\n".encode())
         if f"{point}:{seen[point]}" == wanted:
             if once:
                 try:
@@ -53,5 +53,11 @@ def watch_points(folder: Path, kill: str = "", *, again: bool = False) -> dict[s
 
 def read_points(folder: Path) -> list[str]:
     """The points that were passed, by whomever, in time's order."""
+    return [point for _, point in read_times(folder)]
+
+
+def read_times(folder: Path) -> list[tuple[float, str]]:
+    """The same, each with the monotonic clock's seconds."""
     log = folder / "points.log"
-    return [line.split()[1] for line in log.read_text().splitlines()] if log.exists() else []
+    lines = (line.split() for line in log.read_text().splitlines()) if log.exists() else ()
+    return [(float(time_s), point) for time_s, _, point in lines]
