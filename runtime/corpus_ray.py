@@ -5,6 +5,7 @@ own sinks write a block again when it is repeated. An actor keeps one worker pro
 worker with it is found out here as it is on one machine.
 """
 
+import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,7 @@ def run_on_ray(
     _connect(address, cpus=workers * job.threads, gpus=workers * gpus)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         rows = [{"task": encode_record(task)} for task in tasks]
         answers = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map_batches(
             ShardActor,

@@ -38,15 +38,18 @@ class CorpusRow:
 
 
 def build_table(rows: Sequence[CorpusRow], run: RunFacts) -> pa.Table:
-    """Columns `video clip start_s end_s status reason embedding model backend precision bundle plan`."""
+    """Columns `video clip start_s end_s status reason embedding model backend precision bundle plan`.
+
+    Where there is no clip there are NaNs for an embedding.
+    """
     types = {"clip": pa.int64(), "start_s": pa.float64(), "end_s": pa.float64()}
     columns = {name: pa.array([getattr(row, name) for row in rows], types.get(name, pa.string())) for name in _ROW}
-    vectors_BD = np.zeros((len(rows), run.dim), np.float32)
+    # not null: pyarrow before 26 cannot read lists of a fixed size of which one is
+    vectors_BD = np.full((len(rows), run.dim), np.nan, np.float32)
     for place, row in enumerate(rows):
         if row.embedding_D is not None:
             vectors_BD[place] = row.embedding_D
-    absent = pa.array([row.embedding_D is None for row in rows], pa.bool_())
-    columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors_BD.reshape(-1)), run.dim, mask=absent)
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors_BD.reshape(-1)), run.dim)
     for name in _CONSTANT:
         columns[name] = pa.array([getattr(run, name)] * len(rows), pa.string())
     return pa.table(columns)
@@ -58,12 +61,10 @@ def hash_rows(table: pa.Table) -> str:
     for batch in table.to_batches():
         facts = batch.select(list(_ROW)).to_pylist()
         embeddings = batch.column("embedding")
-        present = embeddings.is_valid().to_pylist()
-        vectors_BD = np.asarray(embeddings.values)[embeddings.offset * embeddings.type.list_size :]
-        vectors_BD = vectors_BD.reshape(-1, embeddings.type.list_size)
+        vectors_BD = np.asarray(embeddings.flatten(), "<f4").reshape(len(facts), -1)
         for place, row in enumerate(facts):
             digest.update(json.dumps(list(row.values())).encode())
-            digest.update(vectors_BD[place].astype("<f4").tobytes() if present[place] else b"none")
+            digest.update(vectors_BD[place].tobytes())
     return digest.hexdigest()
 
 

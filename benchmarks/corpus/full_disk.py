@@ -1,4 +1,4 @@
-"""What is left of a corpus when the disk is full: at each page that it writes, on a real file system that is too small?"""
+"""What is left of a corpus when the disk is full, at each page that is written, of a file system that is too small?"""
 
 import os
 import re
@@ -30,7 +30,7 @@ def fill_disks(case: Case, reference: CorpusSeal) -> dict[str, object]:
         try:
             fitted, found = _fill(case, reference, messages)
         finally:
-            subprocess.run(["/usr/bin/umount", str(case.output)], check=True)
+            subprocess.run(["/usr/bin/umount", "--lazy", str(case.output)], check=True)
         faults += [f"{pages} pages: {fault}" for fault in found]
         if fitted:
             break

@@ -11,7 +11,7 @@ from vjepa2.runtime.corpus_seal import CorpusSeal
 
 from .runs import Case, find_faults
 
-_KINDS = {"worker": "corpus_worker", "decoder": "decode_worker", "Ray actor": "ShardActor"}
+_KINDS = {"worker": "corpus_worker", "decoder": "decode_worker"}
 _PATIENCE_S = 90.0
 
 
@@ -68,16 +68,23 @@ class Chaos:
             self._run.communicate()
             self._run = None
         else:
-            found = self._case.processes(_KINDS[target])
-            if not found:
-                return False
             try:
+                found = self._find(target)
+                if not found:
+                    return False
                 self._random.choice(found).kill()
             except psutil.NoSuchProcess:
                 return False
             self.ended_workers += target != "decoder"
         self.kills[target] += 1
         return True
+
+    def _find(self, target: str) -> list[psutil.Process]:
+        """Processes of a kind; Ray's actors hide theirs, and are known by their children."""
+        if target != "Ray actor":
+            return self._case.processes(_KINDS[target])
+        parents = (worker.parent() for worker in self._case.processes("corpus_worker"))
+        return [parent for parent in parents if parent is not None and parent.name().startswith("ray::")]
 
     def _ended(self, *, final: bool = False) -> bool:
         """Whether the run is over; then verify it, and make the next one begin anew."""

@@ -63,7 +63,7 @@ class Case:
         return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
 
     def processes(self, kind: str) -> list[psutil.Process]:
-        """Running processes of this case's runs, "corpus_worker", "decode_worker" or "ShardActor"."""
+        """Running processes of this case's runs, "corpus_worker" or "decode_worker"."""
         found = []
         for process in psutil.process_iter():
             try:
