@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vjepa2.outputs import write_json, write_whole
+from vjepa2.progress import track_steps
 
 from .backends import BACKENDS
 from .backends.placement import EXECUTED
@@ -47,7 +48,14 @@ def plan_command(
     json_file: str | None,
 ) -> None:
     """Write down which videos of SOURCE, a folder, a list of paths or s3://..., make which shards."""
-    plan = plan_corpus(source, sampling=sampling, pad=pad, frames=frames, clips_per_shard=clips_per_shard)
+    plan = plan_corpus(
+        source,
+        sampling=sampling,
+        pad=pad,
+        frames=frames,
+        clips_per_shard=clips_per_shard,
+        watch=lambda videos: track_steps(videos, "hashing"),
+    )
     write_whole(output, plan.write)
     problems = len(plan.table) - plan.table["version"].drop_null().length()
     facts = {"plan": plan.id, "videos": len(plan.table), "unreadable": problems}
@@ -123,7 +131,7 @@ def status_command(output: str, json_file: str | None) -> None:
 @_json_option
 def seal_command(output: str, json_file: str | None) -> None:
     """Read every row of OUTPUT, hold it to the plan, and write _seal.json with a hash over all of them."""
-    seal = seal_corpus(output)
+    seal = seal_corpus(output, lambda shards: track_steps(shards, "reading"))
     if json_file:
         write_json(json_file, seal)
     if json_file != "-":

@@ -101,8 +101,8 @@ def run_corpus(
 def choose_executor(name: str, settings: RunSettings, address: str | None, gpus: float) -> Executor:
     """What `--on` says: this machine's processes, or Ray's actors."""
     if name == "local":
-        if address is not None:
-            raise CorpusError(f"--address is {address} and --on is local; an address is Ray's: --on ray")
+        if address is not None or gpus:
+            raise CorpusError(f"--on is local, and --address {address} and --gpus {gpus:g} are Ray's; take --on ray")
         return partial(run_local, workers=settings.workers)
     module = import_with_extra("vjepa2.runtime.corpus_ray", "ray")
     executor: Executor = partial(module.run_on_ray, workers=settings.workers, address=address, gpus=gpus)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from vjepa2.errors import CorpusError
@@ -29,8 +30,11 @@ class CorpusSeal:
     rows_sha256: str  # over the shards' own, in their order
 
 
-def seal_corpus(output: str) -> CorpusSeal:
-    """Read every row, and write `_seal.json`; a `CorpusError` if a row is missing, doubled, foreign or changed."""
+def seal_corpus(output: str, watch: Callable[[range], Iterable[int]] = iter) -> CorpusSeal:
+    """Read every row, and write `_seal.json`; a `CorpusError` if a row is missing, doubled, foreign or changed.
+
+    `watch` is given the numbers of the shards, and gives them back one by one.
+    """
     store = open_store(output)
     plan, run = read_plan(store), read_run(store)
     shards = plan.videos_by_shard()
@@ -45,8 +49,8 @@ def seal_corpus(output: str) -> CorpusSeal:
     if strange or len(files) != len(shards):
         raise CorpusError(f"{store.place} holds {strange}, which the plan does not ask for; remove it")
     tally, digest = Tally(shards=len(shards), clips=plan.clips), hashlib.sha256()
-    for shard, videos in enumerate(shards):
-        footer = _verify(store, shard, videos, run)
+    for shard in watch(range(len(shards))):
+        footer = _verify(store, shard, shards[shard], run)
         tally.add(footer, 0)
         digest.update(f"{footer.rows_sha256}\n".encode())
     pass_point("shards_verified")

@@ -29,17 +29,16 @@ def list_videos(source: str) -> list[str]:
     if "://" in source:
         found = _list_objects(source)
     elif Path(source).is_dir():
-        files = Path(source).absolute().rglob("*")
-        found = sorted(str(file) for file in files if file.suffix.lower() in VIDEO_SUFFIXES and not file.is_dir())
+        found = _walk(Path(source).absolute())
     else:
         found = _read_list(Path(source).absolute())
     if not found:
         raise CorpusError(f"{source} has no videos ({', '.join(VIDEO_SUFFIXES)}); there is nothing to plan")
-    twice = (
-        next((name for place, name in enumerate(found) if name in found[:place]), None) if _has_twins(found) else None
-    )
-    if twice:
-        raise CorpusError(f"{source} names {twice} twice; each video is embedded once")
+    seen: set[str] = set()
+    for video in found:
+        if video in seen:
+            raise CorpusError(f"{source} names {video} twice; each video is embedded once")
+        seen.add(video)
     return found
 
 
@@ -91,6 +90,16 @@ def fetch_video(video: PlannedVideo) -> Iterator[Path]:
             copy.unlink()
 
 
+def _walk(folder: Path) -> list[str]:
+    def refuse(error: OSError) -> None:
+        raise CorpusError(
+            f"{error.filename} cannot be read ({error.strerror}); let it be read, or plan a list without it"
+        )
+
+    files = (Path(place, name) for place, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return sorted(str(file) for file in files if file.suffix.lower() in VIDEO_SUFFIXES)
+
+
 def _open(url: str) -> tuple[Any, str]:
     opened: tuple[Any, str] = import_with_extra("vjepa2.runtime.corpus_objects", "s3").open_files(url)
     return opened
@@ -125,7 +134,3 @@ def _read_list(file: Path) -> list[str]:
         raise CorpusError(f"{file} is neither a folder nor a list that can be read ({reason})") from error
     names = [line.strip() for line in lines]
     return [name if "://" in name else str(file.parent / name) for name in names if name]
-
-
-def _has_twins(names: list[str]) -> bool:
-    return len(set(names)) < len(names)

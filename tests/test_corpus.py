@@ -365,9 +365,12 @@ def test_a_bundle_that_changes_during_the_run_makes_no_more_shards(
     assert not list_shards(open_store(job.output))
 
 
-def test_an_empty_folder_and_lists_that_cannot_be_are_refused(
-    tmp_path: Path, write_video: Writer, scene: FramesArray
-) -> None:
+def refuse_to_scan(place: object) -> None:
+    """What a folder says that may not be read; root may read every folder."""
+    raise PermissionError(errno.EACCES, "Permission denied", f"{place}/closed")
+
+
+def test_an_empty_folder_and_lists_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "twice.txt").write_text("a.mp4\n\nb.mp4\na.mp4\n")
     (tmp_path / "list.txt").write_text("b.mp4\n /abs/a.mp4 \n")
@@ -378,6 +381,10 @@ def test_an_empty_folder_and_lists_that_cannot_be_are_refused(
     ):
         with pytest.raises(CorpusError, match=message):
             plan_corpus(str(tmp_path / source), sampling="uniform", pad="none", frames=None, clips_per_shard=9)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", refuse_to_scan)
+        with pytest.raises(CorpusError, match=r"/closed cannot be read \(Permission denied\); let it be read"):
+            plan_corpus(str(tmp_path), sampling="uniform", pad="none", frames=None, clips_per_shard=9)
     plan = plan_corpus(str(tmp_path / "list.txt"), sampling="segments:2", pad="none", frames=None, clips_per_shard=9)
     assert plan.table["video"].to_pylist() == [str(tmp_path / "b.mp4"), "/abs/a.mp4"], "in the list's order"
     assert plan.table["problem"].null_count == 0
@@ -431,7 +438,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delitem(sys.modules, "vjepa2.runtime.corpus_ray", raising=False)
     with pytest.raises(MissingDependencyError, match=r"needs ray; pip install 'vjepa2-edge\[ray\]'"):
         choose_executor("ray", SETTINGS, None, 0)
-    with pytest.raises(CorpusError, match="--address is here:1 and --on is local"):
+    with pytest.raises(CorpusError, match="--on is local, and --address here:1 and --gpus 0 are Ray's; take --on ray"):
         choose_executor("local", SETTINGS, "here:1", 0)
 
 

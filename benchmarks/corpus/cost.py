@@ -15,7 +15,7 @@ from tests.corpus_kills import read_times
 
 from .runs import Case, make_case
 
-ROUNDS = 5
+ROUNDS = 3
 SHARDS = (4, 8, 16, 32, 64)
 WITHIN, OVERHEAD = 0.05, 0.03
 _BARE = """

@@ -46,13 +46,16 @@ def fill_disks(case: Case, reference: CorpusSeal) -> dict[str, object]:
 
 def _fill(case: Case, reference: CorpusSeal, messages: set[str]) -> tuple[bool, list[str]]:
     run = case.start("--workers", "1")
-    words = " ".join(run.communicate()[1].split())
-    if run.returncode == 0:
+    words, code = run.communicate()[1], run.returncode
+    if code == 0:  # the seal is one more file
+        sealed = case.seal()
+        words, code = sealed.stderr, sealed.returncode
+    if code == 0:
         return True, find_faults(case, reference)
-    faults = []
+    faults, words = [], " ".join(words.split())
     said = re.search(r"(\S+) cannot be written: No space left on device; it needs (\d+) bytes; free some space", words)
-    if run.returncode != 2 or not said or not said[1].startswith(str(case.output)):
-        faults.append(f"exit status {run.returncode}: {words[-300:]}")
+    if code != 2 or not said or not said[1].startswith(str(case.output)):
+        faults.append(f"exit status {code}: {words[-300:]}")
     else:
         messages.add(re.sub(r"\S+/", "", said[0]))
     store = LocalStore(case.output)

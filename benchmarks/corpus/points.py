@@ -40,7 +40,7 @@ def _die_once(case: Case, reference: CorpusSeal, kill: str) -> list[str]:
     for _ in range(_RUNS):
         run = case.start("--workers", "1", kill=kill)
         words = run.communicate()[1]
-        if run.returncode == 0 and case.seal(kill) == 0:
+        if run.returncode == 0 and case.seal(kill).returncode == 0:
             break
         if run.returncode not in (0, -signal.SIGKILL):
             return [f"exit status {run.returncode}: {words[-300:]}"]

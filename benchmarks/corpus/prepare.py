@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from tests.conftest import tiny_spec
 from tests.videos import write
 from vjepa2.checkpoints import Request
 from vjepa2.export.describe import ExportRequest
@@ -42,3 +43,4 @@ if __name__ == "__main__":
     write_videos(root / "few", 24)
     export_tiny(TINY, root / "tiny")
     export_tiny(SMALL, root / "small")
+    export_tiny(tiny_spec(), root / "bundles" / "exported")  # what tests/test_corpus_ray.py and its like open

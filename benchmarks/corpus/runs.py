@@ -56,11 +56,11 @@ class Case:
             env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def seal(self, kill: str = "") -> int:
-        """The exit status of `vjepa2 corpus seal`."""
+    def seal(self, kill: str = "") -> "subprocess.CompletedProcess[str]":
+        """`vjepa2 corpus seal`, ended."""
         command = [sys.executable, "-m", "vjepa2", "corpus", "seal", str(self.output)]
         environment = os.environ | watch_points(self.notes, kill)
-        return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     def processes(self, kind: str) -> list[psutil.Process]:
         """Running processes of this case's runs, "corpus_worker" or "decode_worker"."""
