@@ -26,7 +26,8 @@ from .corpus_messages import (
 )
 from .corpus_points import pass_point
 
-DEATHS = 2  # at one video, or between videos of one shard, before it is not tried again
+DEATHS = 2  # at one video, before it is refused
+_OTHER_DEATHS = 4  # while it starts or writes, at one shard, before the run is stopped: these are not a video's fault
 _SUSPECT = 3  # videos of one shard at each of which the worker died so often: it is not the videos
 _SCRIPT = """
 import json, sys
@@ -65,7 +66,7 @@ class WorkerProcess:
                     raise CorpusError("the run was stopped") from None
                 at = self._at
                 deaths[at] = deaths.get(at, 0) + 1
-                if deaths[at] < DEATHS:
+                if deaths[at] < (_OTHER_DEATHS if at < 0 else DEATHS):
                     continue
                 if at < 0 or str(at) in task.refused or len(task.refused) + 1 >= _SUSPECT:
                     raise CorpusError(f"shard {task.shard} cannot be made: {death}, again and again") from None

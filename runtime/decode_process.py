@@ -98,6 +98,11 @@ class DecodeProcess:
                 end_s=message.end_s,
             )
 
+    def is_running(self) -> bool:
+        """Whether the worker was alive a moment ago."""
+        with self._ended:
+            return self._process.poll() is None
+
     def kill(self) -> None:
         """End the worker at once; from any thread. Whoever waits for it learns that it died."""
         with self._ended:

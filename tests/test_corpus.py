@@ -36,6 +36,8 @@ from vjepa2.runtime.corpus_status import read_status
 from vjepa2.runtime.corpus_store import LocalStore, open_store
 from vjepa2.runtime.corpus_table import read_shard
 from vjepa2.runtime.corpus_videos import fetch_video
+from vjepa2.runtime.decode_messages import DecodeLimits
+from vjepa2.runtime.decode_process import DecodeProcess
 
 Writer = Callable[..., Path]
 SETTINGS = RunSettings(backend="onnxruntime", threads=1)
@@ -177,8 +179,12 @@ def make_task(plan: Plan, bundle: Path, folder: Path) -> tuple[CorpusJob, ShardT
     return found[0]
 
 
-def test_a_decoder_that_is_killed_is_started_again(
-    plan: Plan, exported: Path, whole: tuple[Path, CorpusSeal], tmp_path: Path
+def test_a_decoder_that_is_killed_before_it_saw_a_video_costs_none(
+    plan: Plan,
+    exported: Path,
+    whole: tuple[Path, CorpusSeal],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job, task = make_task(plan, exported, tmp_path)
 
@@ -186,10 +192,19 @@ def test_a_decoder_that_is_killed_is_started_again(
         if number == 1:  # the first video is done, and its decoder waits for the next
             os.kill(maker._decoder._idle[0]._process.pid, signal.SIGKILL)
 
+    def begin_badly(limits: DecodeLimits) -> DecodeProcess:
+        begun.append(limits)
+        if len(begun) < 3:
+            raise VideoError("its decoder was killed by SIGKILL")
+        return DecodeProcess(limits)
+
+    begun: list[DecodeLimits] = []
+    monkeypatch.setattr("vjepa2.runtime.decoder.DecodeProcess", begin_badly)
     with ShardMaker(job) as maker:
         done = maker.make(task, kill_decoder)
     with (whole[0] / name_shard(0)).open("rb") as stream:
         assert done.footer == read_shard(stream, "whole")[1]
+    assert len(begun) == 4, "two that died before they saw a video, one that was killed, one more"
 
 
 def test_what_fails_once_is_tried_again(

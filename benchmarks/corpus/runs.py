@@ -108,12 +108,14 @@ def run_serially(case: Case) -> CorpusSeal:
 def find_faults(case: Case, reference: CorpusSeal) -> list[str]:
     """What a finished output has otherwise than an uninterrupted run: by the seal, and by reading its rows."""
     seal = seal_corpus(str(case.output))
-    table = pq.read_table(case.output, columns=["video", "clip"])
+    table = pq.read_table(case.output, columns=["video", "clip", "reason"])
     rows = list(zip(table["video"].to_pylist(), table["clip"].to_pylist(), strict=True))
     wanted = case.plan.table["video"].to_pylist()
     faults = []
     if seal != reference:
-        faults.append(f"its rows_sha256 is {seal.rows_sha256} and must be {reference.rows_sha256}")
+        known = set(pq.read_table(case.folder / "serial", columns=["reason"])["reason"].to_pylist())
+        new = set(table["reason"].to_pylist()) - known
+        faults.append(f"its rows_sha256 is {seal.rows_sha256} and must be {reference.rows_sha256}; new reasons: {new}")
     if lost := set(wanted) - {video for video, _ in rows}:
         faults.append(f"{len(lost)} videos have no row")
     if len(set(rows)) != len(rows):
