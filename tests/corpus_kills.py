@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 # Python runs this at the start of every process that has it on PYTHONPATH; a decoder, which is isolated, has not
@@ -18,7 +19,7 @@ def _watch():
             return
         point = arguments[0]
         seen[point] = seen.get(point, 0) + 1
-        os.write(log, f"{time.monotonic()} {os.getpid()} {point}\\n".encode())
+        os.write(log, f"{time.monotonic()} {time.process_time()} {os.getpid()} {point}\\n".encode())
         if f"{point}:{seen[point]}" == wanted:
             if once:
                 try:
@@ -51,13 +52,23 @@ def watch_points(folder: Path, kill: str = "", *, again: bool = False) -> dict[s
     }
 
 
-def read_points(folder: Path) -> list[str]:
-    """The points that were passed, by whomever, in time's order."""
-    return [point for _, point in read_times(folder)]
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A process passed a point."""
+
+    time_s: float  # by the monotonic clock
+    cpu_s: float  # that the process had used
+    process: int
+    point: str
 
 
-def read_times(folder: Path) -> list[tuple[float, str]]:
-    """The same, each with the monotonic clock's seconds."""
+def read_passages(folder: Path) -> list[Passage]:
+    """Every point that was passed, by whomever, in time's order."""
     log = folder / "points.log"
     lines = (line.split() for line in log.read_text().splitlines()) if log.exists() else ()
-    return [(float(time_s), point) for time_s, _, point in lines]
+    return [Passage(float(time_s), float(cpu_s), int(process), point) for time_s, cpu_s, process, point in lines]
+
+
+def read_points(folder: Path) -> list[str]:
+    """The points alone."""
+    return [passage.point for passage in read_passages(folder)]
