@@ -142,7 +142,12 @@ def _watch(tallies: Iterable[Tally]) -> Tally:
     columns = (TextColumn("embedding"), BarColumn(), TextColumn("{task.completed}/{task.total} clips"))
     rate = TextColumn("{task.fields[rate]}")
     tally: Tally | None = None
-    with Progress(*columns, rate, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    bar = Progress(
+        *columns, rate, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=1,
+        disable=not console.is_terminal,
+    )  # fmt: skip
+    with bar as progress:
         task = progress.add_task("", total=None, rate="")
         begun_s, before = 0.0, 0
         for tally in tallies:

@@ -50,6 +50,7 @@ class ShardMaker:
             batch_size=job.batch_size,
             dim=dim,
         )
+        build_table((), self.run)  # the first table of a process is slow: pyarrow looks for pandas
         claim_run(self._store, self.run)
         pass_point("run_claimed")
         request = ClipRequest.of(bundle.manifest, sampling=job.sampling, pad=job.pad)
