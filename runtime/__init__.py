@@ -5,7 +5,7 @@ from .classify import Classification
 from .decode_messages import ClipRequest, DecodeLimits, SampledClip, VideoReport
 from .decoder import VideoDecoder
 from .embedding import EmbeddingEngine
-from .parity import Reference, check_parity
+from .parity import Reference, check_parity, check_stored
 
 __all__ = [
     "Backend",
@@ -19,5 +19,6 @@ __all__ = [
     "VideoDecoder",
     "VideoReport",
     "check_parity",
+    "check_stored",
     "open_backend",
 ]

@@ -80,6 +80,11 @@ MAY_IMPORT = {
     "runtime/classify_cli.py": {"click", "rich"},
     "runtime/run_cli.py": {"numpy", "click", "rich"},
     "runtime/video_options.py": {"click"},
+    "runtime/parity_cli.py": {"numpy", "click", "rich"},
+    "runtime/parity_report.py": set(),
+    "runtime/candidates.py": set(),
+    "runtime/oracle.py": set(),
+    "runtime/gates.py": set(),
     "runtime/embedding.py": {"numpy"},
     "runtime/video.py": {"numpy", "av"},
     "runtime/parquet.py": {"pyarrow"},
@@ -97,7 +102,7 @@ MAY_IMPORT = {
     "runtime/gpus.py": set(),
 }
 # what in export proves with runtime
-PROVES = {"export/pipeline.py", "export/compile.py", "export/prove.py"}
+PROVES = {"export/pipeline.py", "export/compile.py", "export/prove.py", "export/reference.py", "export/canaries.py"}
 # rooms that a file may look into, apart from the core, which all may
 MODEL = {
     "positions", "layers", "masks", "encoder", "heads", "headed", "head_parts", "predictor", "action_predictor",
