@@ -68,12 +68,12 @@ class Oracle:
 
 
 def find_oracle(bundles: Sequence[Bundle], given: Bundle | None) -> tuple[Bundle | None, str]:
-    """The bundle whose weights PyTorch can run, or None, and why it is so; `BackendError` if the `given` one cannot."""
+    """The bundle whose weights PyTorch can run, or None and why; `BackendError` if the `given` one cannot."""
     reasons = []
     for bundle in [given] if given is not None else bundles:
         missing = find_missing(PYTORCH, bundle=bundle)
         if missing is None:
-            return bundle, f"PyTorch float32 ran the weights of {bundle.path.name}"
+            return bundle, ""
         reasons.append(missing)
     why = "; ".join(dict.fromkeys(reasons))
     if given is not None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vjepa2 import __version__
 from vjepa2.bundle import Bundle
-from vjepa2.errors import BackendError
+from vjepa2.errors import BackendError, EngineError
 from vjepa2.spec import OutputName
 
 from .backends import Backend
@@ -24,7 +24,6 @@ from .canaries import OF_INPUT, Bench, Canary
 from .candidates import EVALUATOR, Candidate, check_same_model, choose_candidates
 from .clip_set import Case, Clip, generate_clips, list_stored, read_folder
 from .decode_messages import ClipRequest
-from .figures import Figures
 from .oracle import PYTORCH, Oracle, describe_reference, find_oracle
 from .parity import find_gate
 from .parity_report import CandidateRow, ClipRow, ParityReport, ReferenceRow
@@ -92,31 +91,48 @@ def run_parity(request: ParityRequest, *, save: Save, announce: Announce = lambd
             f"clips of {request.clips} need PyTorch float32 of the original weights, which is not to be had here: "
             f"{why}; give a float32 bundle of the same model with --reference, or leave the clips out"
         )
+    log = _Log(_open_report(request, describe_reference(weights, why, {}), not_run), save)
+    log.keep()  # a place that cannot be written to is told before minutes are spent
+    sets = _prepare(request, weights, log, announce)
+    for bundle in request.bundles:
+        here = [candidate for candidate in candidates if candidate.bundle is bundle]
+        _run_bundle(bundle, here, sets[bundle.path.name], log, request, announce)
+    return log.keep(partial=False)
+
+
+def _prepare(request: ParityRequest, weights: Bundle | None, log: _Log, announce: Announce) -> dict[str, _Set]:
+    """The clips of each bundle, by its name, with what is right for them."""
     references = {bundle.path.name: Reference.load(bundle) for bundle in request.bundles}
     stored = {name: list_stored(reference, name) for name, reference in references.items()}
     others: list[Case] = []
-    anchors: dict[str, Figures] = {}
     if weights is not None:
         announce(f"{PYTORCH} from {weights.path.name}")
         clips = _gather(request)
         with closing(Oracle(weights)) as oracle:
             anchors = {name: oracle.anchor(stored[name][references[name].probe]) for name in stored}
+            log.report = replace(log.report, reference=describe_reference(weights, "", anchors))
             others = _expect(oracle, clips, next(iter(stored.values())))
-    log = _Log(_open_report(request, describe_reference(weights, why, anchors), not_run), save)
-    log.keep()
-    for bundle in request.bundles:
+    return {name: _Set(reference=references[name], stored=stored[name], others=others) for name in stored}
+
+
+def _run_bundle(
+    bundle: Bundle,
+    candidates: Sequence[Candidate],
+    runs: _Set,
+    log: _Log,
+    request: ParityRequest,
+    announce: Announce,
+) -> None:
+    """Run a bundle's candidates; where nobody named any and all refuse it, export's evaluator."""
+    for candidate in candidates:
+        is_oracle = candidate.backend == PYTORCH and bool(runs.others)
+        _try(candidate, replace(runs, others=[]) if is_oracle else runs, log, request, announce)
+    if not request.backends and not log.has(bundle):
+        _try(Candidate(bundle, EVALUATOR), runs, log, request, announce)
+    if not log.has(bundle):
         name = bundle.path.name
-        runs = _Set(reference=references[name], stored=stored[name], others=others)
-        here = [each for each in candidates if each.bundle is bundle]
-        for candidate in here:
-            is_oracle = candidate.backend == PYTORCH and weights is not None
-            _try(candidate, replace(runs, others=[]) if is_oracle else runs, log, request, announce)
-        if not request.backends and not log.has(bundle):
-            _try(Candidate(bundle, EVALUATOR), runs, log, request, announce)
-        if not log.has(bundle):
-            whys = [why for left, why in log.report.not_run.items() if left.startswith(f"{name} in ")]
-            raise BackendError(f"nothing here runs {name}: {'; '.join(whys)}")
-    return log.keep(partial=False)
+        whys = [why for left, why in log.report.not_run.items() if left.startswith(f"{name} in ")]
+        raise BackendError(f"nothing here runs {name}: {'; '.join(whys)}")
 
 
 def _gather(request: ParityRequest) -> list[Clip]:
@@ -158,7 +174,7 @@ def _try(candidate: Candidate, runs: _Set, log: _Log, request: ParityRequest, an
         announce(f"{candidate.name}: clips")
         with candidate.open() as backend:
             _run(candidate, backend, runs, log, announce)
-    except BackendError as error:
+    except (BackendError, EngineError) as error:
         if request.backends or candidate.name in log.rows:
             raise
         log.report = replace(log.report, not_run={**log.report.not_run, candidate.name: str(error)})

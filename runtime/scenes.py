@@ -61,17 +61,13 @@ def _noise(frames: int, height: int, width: int) -> Frames:
 
 def _saturated(frames: int, height: int, width: int) -> Frames:
     """Nothing but 0 and 255."""
-    return _stretch(generate_scene(frames, height, width, seed=14), 256)
+    return np.where(generate_scene(frames, height, width, seed=14) > 127, 255, 0).astype(np.uint8)
 
 
 def _fast(frames: int, height: int, width: int) -> Frames:
     """Every frame another scene in strong colours: no video of the world changes more from frame to frame."""
     cuts = [generate_scene(1, height, width, seed=_CUTS + number) for number in range(frames)]
-    return _stretch(np.concatenate(cuts), 3)
-
-
-def _stretch(scene: Frames, contrast: int) -> Frames:
-    return np.clip((scene.astype(np.int32) - 127) * contrast + 127, 0, 255).astype(np.uint8)
+    return np.clip((np.concatenate(cuts).astype(np.int16) - 127) * 3 + 127, 0, 255).astype(np.uint8)
 
 
 _ODD: dict[OddClip, Callable[[int, int, int], Frames]] = {
