@@ -19,7 +19,7 @@ endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video prove-precision clean
+.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video parity prove-precision clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -103,6 +103,13 @@ bench-memory: install  ## what ONNX Runtime holds beside what `vjepa2 plan` says
 
 prove-giant: install  ## ViT-g (4 GB): export, simplify, prove in ONNX Runtime; stages, seconds and peak memory as JSON
 	$(VJEPA2) export random --model vitg --seed 0 --frames 4 --json - -o artifacts/vitg-4x256-fp32
+
+# another precision is held to the float32 bundle of the same weights, where there is one
+SIBLING := $(OUT:-$(PRECISION)=-fp32)
+
+parity: install  ## hold the bundle of `make export` in every backend here to PyTorch float32, and its gate to eight mistakes
+	test -f $(OUT)/manifest.json || $(VJEPA2) export $(SOURCE) --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) --precision $(PRECISION) -o $(OUT)
+	$(VJEPA2) parity $(OUT) $(if $(BACKENDS),--backends $(BACKENDS)) $(if $(filter-out fp32,$(PRECISION)),$(if $(wildcard $(SIBLING)/manifest.json),--reference $(SIBLING))) $(if $(CLIPS),--clips $(CLIPS)) --json $(OUT).parity.json
 
 # transformers' processor needs torchvision, which beside the CPU's torch goes in without its dependencies
 .venv-processor/installed: constraints.txt
