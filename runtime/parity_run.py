@@ -11,19 +11,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-import numpy as np
-
 from vjepa2 import __version__
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError, EngineError
 from vjepa2.spec import OutputName
 
-from .backends import Backend
+from .backends import BACKENDS, Backend
 from .backends.base import FloatArray
 from .canaries import OF_INPUT, Bench, Canary
 from .candidates import EVALUATOR, Candidate, check_same_model, choose_candidates
 from .clip_set import Case, Clip, generate_clips, list_stored, read_folder
 from .decode_messages import ClipRequest
+from .doctor import find_version
 from .oracle import PYTORCH, Oracle, describe_reference, find_oracle
 from .parity import find_gate
 from .parity_report import CandidateRow, ClipRow, ParityReport, ReferenceRow
@@ -91,7 +90,9 @@ def run_parity(request: ParityRequest, *, save: Save, announce: Announce = lambd
             f"clips of {request.clips} need PyTorch float32 of the original weights, which is not to be had here: "
             f"{why}; give a float32 bundle of the same model with --reference, or leave the clips out"
         )
-    log = _Log(_open_report(request, describe_reference(weights, why, {}), not_run), save)
+    libraries = {BACKENDS[each.backend].library for each in candidates if each.backend in BACKENDS}
+    opened = _open_report(describe_reference(weights, why, {}), not_run, sorted(libraries | {"numpy", "torch"}))
+    log = _Log(opened, save)
     log.keep()  # a place that cannot be written to is told before minutes are spent
     sets = _prepare(request, weights, log, announce)
     for bundle in request.bundles:
@@ -152,7 +153,8 @@ def _expect(oracle: Oracle, clips: Sequence[Clip], stored: Sequence[Case]) -> li
     return cases
 
 
-def _open_report(request: ParityRequest, reference: ReferenceRow, not_run: Mapping[str, str]) -> ParityReport:
+def _open_report(reference: ReferenceRow, not_run: Mapping[str, str], libraries: Sequence[str]) -> ParityReport:
+    versions = {name: version for name in libraries if (version := find_version(name)) is not None}
     return ParityReport(
         passed=False,
         partial=True,
@@ -160,7 +162,7 @@ def _open_report(request: ParityRequest, reference: ReferenceRow, not_run: Mappi
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=" ".join(["vjepa2", *sys.argv[1:]]),
         machine=f"{platform.system()} {platform.machine()}",
-        versions={"vjepa2-edge": __version__, "python": platform.python_version(), "numpy": np.__version__},
+        versions={"vjepa2-edge": __version__, "python": platform.python_version()} | versions,
         reference=reference,
         candidates=(),
         canaries=(),

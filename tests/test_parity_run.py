@@ -105,6 +105,7 @@ def test_with_pytorch_every_kind_of_clip_is_compared(exported: Path) -> None:
     assert any(line.startswith("first percentile: 48 tokens of a clip count, it takes 100") for line in graph.said)
     assert len(itself.clips) == 4, "the reference of the others is not held against itself"
     assert any(line.startswith("PyTorch is the reference of all clips but the stored ones") for line in itself.said)
+    assert {"vjepa2-edge", "python", "numpy", "onnxruntime", "torch"} <= set(report.versions)
     assert [each.partial for each in saved] == [True] * (len(saved) - 1) + [False]
     assert not any(each.passed for each in saved[:-1])
 
