@@ -99,7 +99,7 @@ def compare_outputs(
     expected: Mapping[OutputName, FloatArray], got: Mapping[OutputName, FloatArray], norms_BN: FloatArray, quiet: float
 ) -> Figures:
     """The figures of one clip's outputs; `tokens` under `quiet` of the median of `norms_BN` do not count."""
-    loud_BN = norms_BN >= quiet * np.median(norms_BN)
+    loud_BN = ~(norms_BN < quiet * np.median(norms_BN))  # a norm that is no number makes nothing quiet
     counting: list[Float64] = []
     numbers: list[npt.NDArray[np.int64]] = []  # in `tokens` of each that counts, or -1
     hushed: list[Float64] = [np.empty(0)]
