@@ -12,9 +12,9 @@ CLIPS   ?=
 
 BIN    := .venv/bin
 VJEPA2 := $(BIN)/vjepa2
-EXTRAS := torch,export,finetune,onnxruntime,openvino,video,parquet,report,dev
+EXTRAS := torch,export,finetune,onnxruntime,openvino,video,parquet,prometheus,report,dev
 ifeq ($(GPU),1)
-EXTRAS := torch,export,finetune,onnxruntime-gpu,tensorrt,video,parquet,report,dev
+EXTRAS := torch,export,finetune,onnxruntime-gpu,tensorrt,video,parquet,prometheus,report,dev
 endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
@@ -46,7 +46,7 @@ EDGE := .venv-edge/bin
 ifneq ($(PYTHON310),)
 	test -x $(EDGE)/vjepa2 || { $(PYTHON310) -m venv .venv-edge && $(EDGE)/python -m pip install --quiet . && \
 	  (cd / && $(CURDIR)/$(EDGE)/python -c 'import vjepa2, vjepa2.runtime') && $(EDGE)/vjepa2 doctor >/dev/null; }
-	$(EDGE)/python -m pip install --quiet --constraint constraints.txt '.[onnxruntime,openvino,video,parquet]' pytest pytest-timeout psutil
+	$(EDGE)/python -m pip install --quiet --constraint constraints.txt '.[onnxruntime,openvino,video,parquet,prometheus]' pytest pytest-timeout psutil
 	touch $@
 endif
 
