@@ -63,8 +63,12 @@ class EmbeddingEngine(AbstractContextManager["EmbeddingEngine"]):
         """
         loaded = open_backend(Bundle.open(bundle), backend, device=device, precision=precision, allow=allow)
         engine = cls(loaded, queue=queue, decoders=decoders)
-        if warm_up:
-            engine.warm_up()
+        try:
+            if warm_up:
+                engine.warm_up()
+        except BaseException:
+            engine.close()
+            raise
         return engine
 
     def encode(
@@ -153,8 +157,9 @@ class EmbeddingEngine(AbstractContextManager["EmbeddingEngine"]):
     ) -> Future[FloatArray]:
         """A future of what `encode` gives for one video of one clip; it can be cancelled until it is begun.
 
-        The clip is read before this returns; the future is of its computing. Not begun `deadline_s` after the call,
-        it ends with a `DeadlineError`. While `QueueOptions.max_waiting` clips wait, this is a `BusyError`, or waits.
+        The clip is read before this returns, and a bad video raises here; the future is of its computing. Not begun
+        `deadline_s` after the call, it ends with a `DeadlineError`. While `QueueOptions.max_waiting` clips wait, this
+        is a `BusyError`, or waits.
         """
         check_deadline(deadline_s)
         asked_s = monotonic()
