@@ -86,10 +86,8 @@ def main(folder: str) -> None:
     ratios = [alone / both for both, alone, _ in rows]
     versions = f"{backend.name} {version(backend.name.split('-', maxsplit=1)[0])}, PyAV {version('av')}"
     print(f"{date.today()}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, {versions}: ", end="")
-    print(
-        f"{manifest.model.name} cut to {manifest.model.depth} layers, {manifest.clip.frames} frames of {manifest.clip.height}; ",
-        end="",
-    )
+    clip, depth = manifest.clip, manifest.model.depth
+    print(f"{manifest.model.name} cut to {depth} layers, {clip.frames} frames of {clip.height}; ", end="")
     print(f"{VIDEOS} videos of {FRAMES} frames of {WIDTH} x {HEIGHT}, {len(rows)} turns of {TURN}; medians\n")
     columns = ("`encode`, s a video", "backend on ready clips", "reading alone", "ratio of rates", "least", "most")
     cells = (encode_s, backend_s, read_s, statistics.median(ratios), min(ratios), max(ratios))
