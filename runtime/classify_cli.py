@@ -36,7 +36,10 @@ def classify_command(
     batch_size: int,
     json_file: str | None,
 ) -> None:
-    """Name the likeliest classes of VIDEOS with BUNDLE, which has a classifier: one line a video."""
+    """Name the likeliest classes of VIDEOS with BUNDLE, which has a classifier: one line a video.
+
+    A folder is all videos below it, sorted by path.
+    """
     console = Console(stderr=True)
     found = list(expand_folders(videos)[0])
     with backend.open(bundle) as engine:

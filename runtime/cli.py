@@ -61,6 +61,7 @@ def encode_options(command: Command) -> Command:
 @video_options
 @encode_options
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .npy or .parquet file.")
+@click.option("--decoders", type=click.IntRange(1), default=1, show_default=True, help="Videos decoded at once.")
 @click.option("--json", "json_file", help="Write what was done as JSON; - is standard output.")
 def embed_command(
     bundle: Path,
@@ -68,6 +69,7 @@ def embed_command(
     output: Path,
     backend: BackendChoice,
     options: EncodeOptions,
+    decoders: int,
     json_file: str | None,
 ) -> None:
     """Embed VIDEOS with BUNDLE: one row of float32 a clip, in the order given.
@@ -78,7 +80,7 @@ def embed_command(
         raise Vjepa2Error(f"{output} ends in {output.suffix!r}; an output is a .npy or a .parquet file")
     parquet = import_with_extra("vjepa2.runtime.parquet", "parquet") if output.suffix == ".parquet" else None
     console = Console(stderr=True)
-    with backend.open(bundle) as engine:
+    with backend.open(bundle, decoders=decoders) as engine:
         dim = engine.queue.row_shape("embedding")[-1]
         if options.truncate_dim is not None and options.truncate_dim > dim:
             raise Vjepa2Error(f"--truncate is {options.truncate_dim}; this bundle's embeddings have {dim} channels")
