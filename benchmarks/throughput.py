@@ -40,28 +40,38 @@ def write_videos(folder: Path) -> list[Path]:
     return files
 
 
-def measure(work: Callable[[], object]) -> float:
-    """Seconds that it takes."""
-    start_s = time.perf_counter()
+def measure(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds that it takes on the clock, and on the processor, decoders included."""
+    start_s, start_cpu_s = time.perf_counter(), processor_seconds()
     work()
-    return time.perf_counter() - start_s
+    return time.perf_counter() - start_s, processor_seconds() - start_cpu_s
 
 
-def take_turns(engine: EmbeddingEngine, files: list[Path]) -> list[tuple[float, float, float]]:
-    """Seconds of each turn: `encode`, the backend on the same clips, and reading these."""
-    rows = []
+def processor_seconds() -> float:
+    """Of this process, and of the decoders, which its first thread has started."""
+    pid, ticks = os.getpid(), 0
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def take_turns(engine: EmbeddingEngine, files: list[Path]) -> list[dict[str, tuple[float, float]]]:
+    """Of each turn: `encode`, the backend on the same clips, and reading these."""
+    turns = []
     for turn, start in enumerate(range(0, len(files), TURN)):
         part = files[start : start + TURN]
         clips: list[FramesArray] = []
-        read_s = measure(partial(read_into, clips, engine, part))
+        times = {"reading alone": measure(partial(read_into, clips, engine, part))}
         works: dict[str, Callable[[], object]] = {
-            "encode": partial(engine.encode, part),
-            "backend": partial(run_each, engine, clips),
+            "`encode`": partial(engine.encode, part),
+            "the backend on ready clips": partial(run_each, engine, clips),
         }
-        seconds = {name: measure(works[name]) for name in sorted(works, reverse=bool(turn % 2))}
-        rows.append((seconds["encode"], seconds["backend"], read_s))
-        print(f"turn {turn}: encode {rows[-1][0]:.2f} s, backend {rows[-1][1]:.2f} s", file=sys.stderr)
-    return rows
+        for name in sorted(works, reverse=bool(turn % 2)):
+            times[name] = measure(works[name])
+        print(f"turn {turn}: " + ", ".join(f"{name} {row[0]:.2f} s" for name, row in times.items()), file=sys.stderr)
+        turns.append(times)
+    return turns
 
 
 def read_into(clips: list[FramesArray], engine: EmbeddingEngine, files: list[Path]) -> None:
@@ -80,19 +90,25 @@ def main(folder: str) -> None:
     with TemporaryDirectory() as place, EmbeddingEngine.open(folder, warm_up=True) as engine:
         files = write_videos(Path(place))
         engine.encode(files[:2])  # the decoder has started
-        rows = take_turns(engine, files)
+        turns = take_turns(engine, files)
         backend, manifest = engine.backend, engine.backend.bundle.manifest
-    encode_s, backend_s, read_s = (statistics.median(column) / TURN for column in zip(*rows, strict=True))
-    ratios = [alone / both for both, alone, _ in rows]
     versions = f"{backend.name} {version(backend.name.split('-', maxsplit=1)[0])}, PyAV {version('av')}"
     print(f"{date.today()}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, {versions}: ", end="")
     clip, depth = manifest.clip, manifest.model.depth
     print(f"{manifest.model.name} cut to {depth} layers, {clip.frames} frames of {clip.height}; ", end="")
-    print(f"{VIDEOS} videos of {FRAMES} frames of {WIDTH} x {HEIGHT}, {len(rows)} turns of {TURN}; medians\n")
-    columns = ("`encode`, s a video", "backend on ready clips", "reading alone", "ratio of rates", "least", "most")
-    cells = (encode_s, backend_s, read_s, statistics.median(ratios), min(ratios), max(ratios))
-    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    print("| " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
+    print(f"{VIDEOS} videos of {FRAMES} frames of {WIDTH} x {HEIGHT}, {len(turns)} turns of {TURN}; medians\n")
+    print("| | s a video | processor s a video |\n|---|---|---|")
+    for name in ("`encode`", "the backend on ready clips", "reading alone"):
+        clock_s, cpu_s = (
+            statistics.median(column) / TURN for column in zip(*(times[name] for times in turns), strict=True)
+        )
+        print(f"| {name} | {clock_s:.3f} | {cpu_s:.3f} |")
+    for number, what in enumerate(("on the clock", "on the processor")):
+        ratios = [times["the backend on ready clips"][number] / times["`encode`"][number] for times in turns]
+        print(
+            f"\nRatio of rates {what}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})", end=""
+        )
+    print()
 
 
 if __name__ == "__main__":
