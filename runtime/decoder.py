@@ -29,7 +29,7 @@ class Reading:
     def __iter__(self) -> Iterator[SampledClip]:
         """Decode; the worker works one clip ahead. Left early, it is ended, and the video has no report."""
         try:
-            file = _open_regular(self.path, self._decoder.limits)
+            file = open_regular(self.path, self._decoder.limits)
         except VideoError as error:
             self.report = VideoReport(status="rejected", reason=str(error))
             return
@@ -139,7 +139,7 @@ class VideoDecoder:
         self.close()
 
 
-def _open_regular(path: Path, limits: DecodeLimits) -> int:
+def open_regular(path: Path, limits: DecodeLimits) -> int:
     """A descriptor of a regular file that is not too large; a `VideoError` for anything else, pipes included."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

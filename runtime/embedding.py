@@ -21,6 +21,8 @@ from .classify import Classification, rank_classes
 from .clip_reader import ClipReader, Video
 from .decode_messages import ClipRequest
 from .sampling import Pad, parse_sampling
+from .stream import EmbeddingStream, open_stream
+from .stream_source import Playing, Source
 
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
 _OUTPUTS: dict[OutputValue, OutputName] = {
@@ -152,6 +154,22 @@ class EmbeddingEngine:
         return [
             rank_classes(rows.values[owners == video][None], manifest.labels, top)[0] for video in range(owners[-1] + 1)
         ]
+
+    def stream(
+        self,
+        source: str | Path | Source,
+        *,
+        stride: str = "1s",
+        sampling: str = "fps:4",
+        loop: bool = False,
+        speed: float = 1.0,
+    ) -> EmbeddingStream:
+        """Embed a file as if live, `/dev/videoN` or `rtsp://`: the newest window each `stride`; older ones are dropped.
+
+        More can be chosen by `runtime.stream.open_stream`. Close the stream before the engine.
+        """
+        playing = Playing(sampling=sampling, loop=loop, speed=speed)
+        return open_stream(self.backend, source, stride=stride, playing=playing)
 
     def close(self) -> None:
         """Free the model and end the decoder. Safe to call twice."""
