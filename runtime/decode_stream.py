@@ -100,7 +100,7 @@ class _Frames:
 
     def put(self, frame: video.Frame, arrived_s: float) -> None:
         """Tell of a frame, and wait for room if it is taken. One without a time stamp has no place, and is left out."""
-        if frame.time is None:
+        if frame.pts is None:
             self._untimed += 1
             if self._untimed > _UNTIMED:
                 raise VideoError(

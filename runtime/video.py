@@ -64,7 +64,8 @@ def _open(name: str, form: str | None, options: dict[str, str], limits: DecodeLi
     try:
         container = av.open(name, format=form, metadata_errors="replace", options=options)
     except DAMAGE as error:
-        raise VideoError(f"it is not a video that can be read ({explain(error)})") from error
+        what = "it is not a video that can be read" if form is None else "it cannot be opened"
+        raise VideoError(f"{what} ({explain(error)})") from error
     with container:
         if not container.streams.video:
             kinds = sorted({stream.type for stream in container.streams})
