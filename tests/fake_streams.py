@@ -87,9 +87,10 @@ class ScriptedSource:
 class HandFedSource:
     """Gives what it is fed, and lets the one who feeds it wait until all of it was looked at."""
 
-    name, at_end = "a hand", "finish"
+    name = "a hand"
 
     def __init__(self, clock: FakeClock) -> None:
+        self.at_end: AtEnd = "finish"
         self._frames: queue.Queue[LiveFrame | None] = queue.Queue()
         self._clock = clock
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from vjepa2.errors import BackendError, VideoError
 from vjepa2.runtime.backends.base import FloatArray, FramesArray
 from vjepa2.runtime.novelty import NoveltyMemory
 from vjepa2.runtime.picking import Picker, parse_live_sampling
-from vjepa2.runtime.stream import EmbeddingStream, StreamedEmbedding
+from vjepa2.runtime.stream import EmbeddingStream, Encode, StreamedEmbedding
 from vjepa2.runtime.stream_messages import LiveFrame
 from vjepa2.runtime.stream_source import AtEnd, Source
 from vjepa2.runtime.stream_windows import Window, WindowMaker, parse_stride
@@ -35,14 +36,12 @@ def embed(frames_THWC: FramesArray) -> FloatArray:
     return 1 + frames_THWC[:, 0, 0, 0].astype(np.float32)
 
 
-def open_fake(source: Source, clock: FakeClock, stride: str = "1s", encode: object = embed) -> EmbeddingStream:
-    notes: list[str] = []
-    maker = WindowMaker(4, parse_stride(stride))
-    return EmbeddingStream(source, maker, encode, 4, clock, notes.append)  # type: ignore[arg-type]
+def open_fake(source: Source, clock: FakeClock, encode: Encode = embed) -> EmbeddingStream:
+    return EmbeddingStream(source, WindowMaker(4, parse_stride("1s")), encode, 4, clock, lambda _: None)
 
 
 def frames_of(row: StreamedEmbedding) -> list[int]:
-    return (row.embedding_D - 1).astype(int).tolist()
+    return [int(number) for number in row.embedding_D - 1]
 
 
 @pytest.mark.parametrize("rate_hz", [4, 8, 15, 29.97, 30, 240])
@@ -139,14 +138,10 @@ def test_a_gap_is_told_with_the_next_window_and_time_goes_on_by_the_clock() -> N
 
 def test_another_size_of_frames_is_a_gap() -> None:
     frames = film([number / 4 for number in range(8)])
-    other = [LiveFrame(**{**as_dict(frame), "size": (4, 2)}) for frame in frames[3:]]
+    other = [replace(frame, size=(4, 2)) for frame in frames[3:]]
     (window,) = cut([*frames[:3], *other], stride="1f")[:1]
     assert numbers_of(window) == [3, 4, 5, 6]
     assert window.gaps == ("frames changed from 2 x 2 to 2 x 4 at 0.50 s",)
-
-
-def as_dict(frame: LiveFrame) -> dict[str, object]:
-    return {name: getattr(frame, name) for name in LiveFrame.__slots__}  # type: ignore[attr-defined]
 
 
 def test_while_it_computes_old_windows_are_dropped_and_counted() -> None:
@@ -188,8 +183,14 @@ def test_gaps_of_dropped_windows_are_not_lost() -> None:
 
 def test_a_source_that_ends_or_fails_is_opened_again_after_growing_pauses() -> None:
     clock, broken = FakeClock(), VideoError("it broke")
-    flaky = [*film(SECOND), broken]
-    sessions = [flaky, *[[broken]] * 8, film([time_s + 300 for time_s in SECOND]), film([900.0]), flaky]
+    flaky: list[LiveFrame | VideoError] = [*film(SECOND), broken]
+    sessions: list[Sequence[LiveFrame | VideoError]] = [
+        flaky,
+        *[[broken]] * 8,
+        film([time_s + 300 for time_s in SECOND]),
+        film([900.0]),
+        flaky,
+    ]
     source = ScriptedSource(sessions, "reconnect", clock)
     with open_fake(source, clock) as stream:
         assert source.exhausted.wait(30)
@@ -242,7 +243,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_windows_are_awaited() -> 
     clock = FakeClock()
     frame = LiveFrame(time_s=0.0, arrived_s=0.0, pixels_HWC=None, size=None)  # type: ignore[arg-type]
     source = ScriptedSource([[frame, frame]], "finish")
-    source.connect = lambda: iter([frame, 3])  # type: ignore[method-assign, assignment, list-item]
+    source.connect = lambda: iter([frame, 3])  # type: ignore[method-assign, list-item]
     with open_fake(source, clock) as stream, pytest.raises(AttributeError):
         next(stream)
 
@@ -313,7 +314,8 @@ def test_novelty_of_a_picture_that_stands_still_is_nothing_and_has_no_spread() -
     for time in range(50):
         novelty = memory.judge(np.array([1, 2, 3, 4], np.float32), 2.0 * time, 2.0 * time + 1)
     assert novelty is not None
-    assert (novelty.score, novelty.z) == (pytest.approx(0, abs=1e-6), None)
+    assert novelty.score == pytest.approx(0, abs=1e-6)
+    assert novelty.z is None
 
 
 def test_novelty_refuses_what_is_no_direction() -> None:

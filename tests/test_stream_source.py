@@ -76,8 +76,8 @@ class Recorder:
 def follow(
     source: WorkerSource, encode: Recorder, *, stride: str = "1s", speed: float = 1.0, notes: list[str] | None = None
 ) -> EmbeddingStream:
-    maker = WindowMaker(CLIP.frames, parse_stride(stride), speed=speed)
-    return EmbeddingStream(source, maker, encode, CLIP.frames, Clock(), [].append if notes is None else notes.append)
+    maker, told = WindowMaker(CLIP.frames, parse_stride(stride), speed=speed), [] if notes is None else notes
+    return EmbeddingStream(source, maker, encode, CLIP.frames, Clock(), told.append)
 
 
 def open_file(file: Path, playing: Playing = FAST) -> WorkerSource:
