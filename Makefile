@@ -126,7 +126,7 @@ fuzz-video: install  ## decode MUTANTS spoilt videos from SEED: each ok, partial
 MINUTES ?= 20
 
 soak-stream: install  ## stream for MINUTES with reconnections, stalls and changing rates: memory within noise, nothing left
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak_stream $(MINUTES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak_stream $(MINUTES) $(or $(BACKEND),auto)
 
 prove-precision: install  ## what fp16, bf16 and int8 lose of ViT-L's tokens, on random and on hard weights; half an hour
 	$(BIN)/python benchmarks/precision.py artifacts/precision --clips 1

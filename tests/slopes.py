@@ -16,9 +16,12 @@ class Slope:
     low: float
     high: float
 
-    def is_within_noise(self, visible: float) -> bool:
-        """Whether the slope may be none at all, and one of `visible` an hour would have been seen. NaN never passes."""
-        return self.low <= 0 and self.high < visible
+    def is_within_noise(self, *, nothing: float, visible: float) -> bool:
+        """Whether the slope may be none at all, and one of `visible` an hour would have been seen; NaN never passes.
+
+        One that is certainly below `nothing` an hour passes too: of quiet series the smallest is told from none.
+        """
+        return (self.low <= 0 and self.high < visible) or self.high < nothing
 
 
 def fit_slope(times_s: Sequence[float], values: Sequence[float], groups: Sequence[int], *, bin_s: float) -> Slope:

@@ -1,4 +1,4 @@
-"""Does a stream run on and on: `python -m tests.soak_stream 20`, or `make soak-stream`, for so many minutes?
+"""Does a stream run on and on: `python -m tests.soak_stream 20 auto`, or `make soak-stream`, for so many minutes?
 
 A tiny model follows a file that is played again and again, at rates from 2 to 60 frames a second, with a jump of its
 time stamps; its worker is killed or frozen now and then. Memory of parent and worker is sampled.
@@ -17,6 +17,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from tests.fuzz_video import look_around
 from tests.slopes import Slope, fit_slope
 from tests.videos import write
@@ -31,10 +33,9 @@ JUMP_S = 7.0
 PLAYING = Playing(sampling="fps:8", loop=True, stall_s=3.0)
 STRIDE = "0.125s"
 SAMPLE_S, BIN_S = 2.0, 20.0
-WARM_UP = 0.2  # of the whole: until what is remembered, of which there is a fixed amount, is full
-WORKER_WARM_UP_S = 20.0
-DISTURBED = (0.15, 0.2, 0.5, 0.55, 0.85, 0.9)  # when, of the whole: killed and frozen in turns
-VISIBLE_MB = 20.0  # an hour; a leak of a kilobyte a window would be 29
+WARM_UP = 0.25  # of the whole: until what is remembered, of which there is a fixed amount, and malloc's heap are full
+DISTURBED = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12)  # when, of the whole: killed and frozen in turns; then one worker lives
+NOTHING_MB, VISIBLE_MB = 1.0, 20.0  # an hour; a leak of a kilobyte a window would be more than 20
 _EXPORT = """
 import sys
 from pathlib import Path
@@ -52,7 +53,6 @@ class Samples:
     worker_times_s: list[float] = field(default_factory=list)
     worker_mb: list[float] = field(default_factory=list)
     workers: list[int] = field(default_factory=list)
-    born_s: dict[int, float] = field(default_factory=dict)
     descriptors: list[int] = field(default_factory=list)
 
     def take(self, now_s: float) -> None:
@@ -61,25 +61,17 @@ class Samples:
         self.parent_mb.append(resident_mb(os.getpid()))
         self.descriptors.append(len(os.listdir("/proc/self/fd")))  # noqa: PTH208
         for worker in find_workers():
-            self.born_s.setdefault(worker, now_s)
             self.worker_times_s.append(now_s)
             self.worker_mb.append(resident_mb(worker))
             self.workers.append(worker)
 
-    def fit_parent(self, seconds: float) -> Slope:
-        """Without the time in which what is remembered fills."""
-        late = [index for index, time_s in enumerate(self.times_s) if time_s > WARM_UP * seconds]
-        times_s, sizes_mb = [self.times_s[index] for index in late], [self.parent_mb[index] for index in late]
-        return fit_slope(times_s, sizes_mb, [0] * len(late), bin_s=BIN_S)
-
-    def fit_worker(self) -> Slope:
-        """One slope for all workers, each without its first seconds."""
-        rows = [
-            row
-            for row in zip(self.worker_times_s, self.worker_mb, self.workers, strict=True)
-            if row[0] > self.born_s[row[2]] + WORKER_WARM_UP_S
-        ]
-        return fit_slope(*zip(*rows, strict=True), bin_s=BIN_S)
+    def fit(self, seconds: float) -> tuple[Slope, Slope]:
+        """Of parent and worker, without the time in which memory fills; each worker has a level of its own."""
+        parents = zip(self.times_s, self.parent_mb, [0] * len(self.times_s), strict=True)
+        workers = zip(self.worker_times_s, self.worker_mb, self.workers, strict=True)
+        late = ([row for row in rows if row[0] > WARM_UP * seconds] for rows in (parents, workers))
+        parent, worker = (fit_slope(*zip(*rows, strict=True), bin_s=BIN_S) for rows in late)
+        return parent, worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +79,15 @@ class SoakReport:
     """How it went, and whether well: no growth, nothing left, windows and gaps as there must be."""
 
     machine: str
+    backend: str
     minutes: float
     summary: StreamSummary
     killed: int
     frozen: int
     parent: Slope  # MB an hour
     worker: Slope
-    parent_mb: tuple[float, float]  # least and most after the first fifth
+    parent_mb: list[float]  # in ten parts of the time
+    worker_mb: list[float]
     most_descriptors: int
     left: list[str]
     faults: list[str]
@@ -104,30 +98,31 @@ class SoakReport:
         return not self.faults
 
 
-def soak(minutes: float) -> SoakReport:
+def soak(minutes: float, name: str) -> SoakReport:
     """Stream for so long and judge."""
     before = look_around()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         subprocess.run([sys.executable, "-c", _EXPORT, str(folder)], check=True)
         video = write_rates(folder / "rates.mkv")
-        with open_backend(Bundle.open(folder / "bundle"), "onnxruntime") as backend:
+        with open_backend(Bundle.open(folder / "bundle"), name) as backend:
             held = look_around()
             with open_stream(backend, video, stride=STRIDE, playing=PLAYING, notify=print_note) as stream:
                 samples, disturbed = follow(stream, 60 * minutes)
                 summary = stream.summarise()
             left = sorted((look_around() - held) | {text for text in look_around() - before if "process" in text})
-    late = samples.parent_mb[int(WARM_UP * len(samples.parent_mb)) :]
-    parent, worker = samples.fit_parent(60 * minutes), samples.fit_worker()
+    parent, worker = samples.fit(60 * minutes)
     return SoakReport(
         machine=describe_machine(),
+        backend=backend.name,
         minutes=minutes,
         summary=summary,
         killed=disturbed[signal.SIGKILL],
         frozen=disturbed[signal.SIGSTOP],
         parent=parent,
         worker=worker,
-        parent_mb=(min(late), max(late)),
+        parent_mb=[round(float(np.mean(part)), 2) for part in np.array_split(samples.parent_mb, 10)],
+        worker_mb=[round(float(np.mean(part)), 2) for part in np.array_split(samples.worker_mb, 10)],
         most_descriptors=max(samples.descriptors) - min(samples.descriptors),
         left=left,
         faults=find_faults(summary, parent, worker, left, sum(disturbed.values())),
@@ -138,7 +133,7 @@ def find_faults(summary: StreamSummary, parent: Slope, worker: Slope, left: list
     """What is not as it must be."""
     faults = [f"{text} is left" for text in left]
     for name, slope in (("parent", parent), ("worker", worker)):
-        if not slope.is_within_noise(VISIBLE_MB):
+        if not slope.is_within_noise(nothing=NOTHING_MB, visible=VISIBLE_MB):
             faults.append(f"the {name}'s memory: {slope.low:.2f} to {slope.high:.2f} MB an hour")
     if disturbed != len(DISTURBED):
         faults.append(f"disturbed {disturbed} times of {len(DISTURBED)}")
@@ -196,7 +191,7 @@ def resident_mb(process: int) -> float:
 
 
 def describe_machine() -> str:
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("av", "numpy", "onnxruntime"))
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("av", "numpy", "onnxruntime", "openvino"))
     return f"{date.today()}, {platform.machine()}, Python {platform.python_version()}, {libraries}"
 
 
@@ -205,7 +200,7 @@ def print_note(text: str) -> None:
 
 
 if __name__ == "__main__":
-    report = soak(float(sys.argv[1]))
+    report = soak(float(sys.argv[1]), sys.argv[2])
     print(json.dumps(asdict(report) | {"passed": report.passed}, indent=1))
     print(report.summary, file=sys.stderr)
     sys.exit(0 if report.passed else 1)

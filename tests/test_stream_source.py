@@ -455,16 +455,16 @@ def test_growth_of_memory_is_told_from_noise() -> None:
     times_s = np.arange(0, 1000, 2.0)
     noise_mb = 100 + np.convolve(random.normal(0, 0.2, len(times_s) + 9), np.ones(10) / 3, "valid")
     flat = fit_slope(times_s.tolist(), noise_mb.tolist(), [0] * 500, bin_s=20)
-    assert flat.is_within_noise(20)
+    assert flat.is_within_noise(nothing=1, visible=20)
     leak = fit_slope(times_s.tolist(), (noise_mb + 30 * times_s / 3600).tolist(), [0] * 500, bin_s=20)
     assert leak.low > 0
     assert leak.low < 30 < leak.high
-    assert not leak.is_within_noise(1000)
+    assert not leak.is_within_noise(nothing=1, visible=1000)
     wild = fit_slope(times_s.tolist(), (100 * noise_mb).tolist(), [0] * 500, bin_s=20)
-    assert not wild.is_within_noise(20), "what cannot be seen is not passed"
+    assert not wild.is_within_noise(nothing=1, visible=20), "what cannot be seen is not passed"
     steps = fit_slope(times_s.tolist(), (noise_mb + 50 * (times_s > 500)).tolist(), [0] * 250 + [1] * 250, bin_s=20)
-    assert steps.is_within_noise(20), "another worker may have another level"
+    assert steps.is_within_noise(nothing=1, visible=20), "another worker may have another level"
     broken = fit_slope(times_s.tolist(), [float("nan")] * 500, [0] * 500, bin_s=20)
-    assert not broken.is_within_noise(20)
+    assert not broken.is_within_noise(nothing=1, visible=20)
     with pytest.raises(ValueError, match="too few to judge"):
         fit_slope([0.0, 1.0, 2.0], [1.0, 1.0, 1.0], [0, 0, 0], bin_s=20)
