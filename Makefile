@@ -19,7 +19,7 @@ endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start bench-throughput gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video prove-precision clean
+.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start bench-throughput gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream prove-precision clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -126,5 +126,11 @@ SEED    ?= 0
 
 fuzz-video: install  ## decode MUTANTS spoilt videos from SEED: each ok, partial or rejected, none silently short, nothing left
 	$(BIN)/python -m tests.fuzz_video $(MUTANTS) $(SEED)
+
+MINUTES ?= 20
+
+soak-stream: install  ## stream for MINUTES with reconnections, stalls and changing rates: memory within noise, nothing left
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak_stream $(MINUTES) $(or $(BACKEND),auto)
+
 prove-precision: install  ## what fp16, bf16 and int8 lose of ViT-L's tokens, on random and on hard weights; half an hour
 	$(BIN)/python benchmarks/precision.py artifacts/precision --clips 1

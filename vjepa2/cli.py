@@ -17,6 +17,7 @@ VERBS = {
     "plan": ("vjepa2.export.plan_cli", "", "Memory and time of a model on each device, before building."),
     "finetune": ("vjepa2.finetune_cli", "finetune", "An encoder to a classifier of the images in a folder."),
     "embed": ("vjepa2.runtime.cli", "video", "Videos to embeddings."),
+    "stream": ("vjepa2.runtime.stream_cli", "video", "A camera, or a file as if live, to embeddings as it goes."),
     "classify": ("vjepa2.runtime.classify_cli", "video", "Videos to names of classes, by a classifier's bundle."),
     "run": ("vjepa2.runtime.run_cli", "video", "Videos to every output of a bundle, whatever its head."),
     "doctor": ("vjepa2.runtime.doctor_cli", "", "What runs on this machine, and what the rest lacks."),
