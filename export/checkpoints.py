@@ -4,6 +4,7 @@ A pre-norm block reads the residual stream through LayerNorms alone, so these va
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from vjepa2.errors import ExportError
 
 from .graph_view import GraphView
 
-_BLOCK = re.compile(r"(.*?\.\d+)(?:[./]|$)")
+_BLOCK = re.compile(r"(.*?(?:\.\d+|_block))(?:[./]|$)")
 _NORM = "LayerNormalization"
 
 
@@ -63,10 +64,15 @@ class Blocks:
         maker = self.view.makers[value]
         return Checkpoint(value, maker.name, self.of_node[maker.name])
 
-    def inside(self, block: str) -> list[Checkpoint]:
-        """Every value that the nodes of a block give, in order."""
-        nodes = (node for node in self.view.nodes if self.of_node[node.name] == block)
-        return [self.describe(name) for node in nodes for name in node.output]
+    def behind(self, kept: Collection[str], lost: str) -> list[Checkpoint]:
+        """Every value between `lost` and the nearest of `kept` before it, in order, `lost` with them."""
+        found, open_values = set(), [lost]
+        while open_values:
+            value = open_values.pop()
+            if value in self.view.makers and value not in kept and value not in found:
+                found.add(value)
+                open_values.extend(self.view.makers[value].input)
+        return [self.describe(name) for node in self.view.nodes for name in node.output if name in found]
 
 
 def norm_before(view: GraphView, value: str) -> onnx.NodeProto | None:

@@ -1,6 +1,6 @@
 """Which block of a graph is the first to leave the gate, and inside it which operator?
 
-Two runs of each side: one for the tokens of every block, one for every value of the block that was found.
+Two runs of each side: one for the tokens of every block, one for all that lies behind the first that are lost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,25 +38,26 @@ class Location:
     growth: tuple[Reading, ...]  # what each LayerNorm reads and gives, and the outputs, in order
     block: str | None
     operator: Reading | None  # the first of that block
-    uncompared: tuple[str, ...]  # operators of that block that the reference does not have
+    uncompared: tuple[str, ...]  # operators beside it that the reference does not have
 
 
 def locate_drift(reference: Side, candidate: Side, gate: Gate) -> Location:
-    """Compare both sides, block by block, then inside the first block that is outside `gate`.
+    """Compare both sides, block by block, then operator by operator before the first tokens that are outside `gate`.
 
     Both sides compute the same clip. `ExportError` if the graphs are not of one model.
     """
     pair = _Pair(reference, candidate, gate)
     blocks = Blocks(pair.candidate_view)
     growth = pair.read(blocks.checkpoints)
-    first = next((reading for reading in growth if reading.drift.faults), None)
-    if first is None:
+    lost = next((reading for reading in growth if reading.drift.faults), None)
+    if lost is None:
         return Location(growth=growth, block=None, operator=None, uncompared=())
-    inside = blocks.inside(first.block)
-    readings = pair.read([point for point in inside if point.value in pair.twins])
-    wrong = next(reading for reading in readings if reading.drift.faults)
-    uncompared = tuple(dict.fromkeys(point.operator for point in inside if point.value not in pair.twins))
-    return Location(growth=growth, block=first.block, operator=wrong, uncompared=uncompared)
+    kept = {reading.value for reading in growth[: growth.index(lost)]}
+    points = blocks.behind(kept, lost.value)
+    readings = pair.read([point for point in points if point.value in pair.twins])
+    first = next(reading for reading in readings if reading.drift.faults)
+    uncompared = tuple(dict.fromkeys(point.operator for point in points if point.value not in pair.twins))
+    return Location(growth=growth, block=first.block, operator=first, uncompared=uncompared)
 
 
 class _Pair:
@@ -104,11 +105,11 @@ class _Pair:
 
     def _lens(self, name: str) -> Lens:
         node = next(node for node in self.view.nodes if node.name == name)
-        gain_D, bias_D = (
-            read_tensor(self.view.tensors[tensor], self.reference.folder).float().numpy() for tensor in node.input[1:3]
+        gain_D, *bias_D = (
+            read_tensor(self.view.tensors[tensor], self.reference.folder).float().numpy() for tensor in node.input[1:]
         )
         epsilon = next((entry.f for entry in node.attribute if entry.name == "epsilon"), 1e-5)
-        return Lens(gain_D, bias_D, epsilon)
+        return Lens(gain_D, bias_D[0] if bias_D else np.zeros_like(gain_D), epsilon)
 
 
 def _norms(stream_BND: FloatArray) -> npt.NDArray[np.float64]:
