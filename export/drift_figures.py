@@ -16,6 +16,7 @@ from vjepa2.runtime.backends.base import FloatArray
 from vjepa2.runtime.gates import Gate
 
 _Float64 = npt.NDArray[np.float64]
+_LEAST_FOR_P01 = 100  # vectors: of fewer the first percentile is a guess between the worst two
 _CHUNK = 1 << 22  # numbers at once in float64: attention's scores have a thousand times as many
 
 
@@ -40,7 +41,7 @@ class Drift:
     """How far one value is off; None is a figure that there is none of, or that is no number."""
 
     token_worst: float | None  # cosine of the worst vector that counts
-    token_p01: float | None
+    token_p01: float | None  # of those that count; none if they are too few for it
     token_median: float | None
     embedding: float | None  # cosine of the mean of tokens
     relative_max: float | None  # max |difference| / max |reference|
@@ -68,7 +69,7 @@ def measure_drift(
     figures: dict[str, float | None] = {
         "embedding": embedding if expected.ndim < 4 else None,
         "token_worst": float(counted.min()) if is_tokens else None,
-        "token_p01": float(np.percentile(counted, 1)) if is_tokens else None,
+        "token_p01": float(np.percentile(counted, 1)) if is_tokens and counted.size >= _LEAST_FOR_P01 else None,
         "token_median": float(np.median(cosines_V)) if is_tokens else None,
         "relative_max": float(most / reference_most) if reference_most else float(most),
         "relative_frobenius": float(np.sqrt(squares / reference_squares)) if reference_squares else float(squares),
@@ -79,9 +80,10 @@ def measure_drift(
 
 
 def _find_faults(figures: dict[str, float | None], gate: Gate) -> tuple[str, ...]:
-    """NaN is outside every limit, and where there is none."""
+    """NaN is outside every limit, and where there is none; without a first percentile the worst vector is held."""
     faults = []
-    for name, figure in figures.items():
+    p01 = figures["token_worst"] if figures["token_p01"] is None else figures["token_p01"]
+    for name, figure in (figures | {"token_p01": p01}).items():
         limit = getattr(gate, name, None)
         if figure is None:
             continue

@@ -22,7 +22,8 @@ class Bed:
         self.folder, self.heads = folder, heads
 
     def node(self, name: str) -> onnx.NodeProto:
-        return next(node for node in self.graph.graph.node if node.name == name)
+        found: onnx.NodeProto = next(node for node in self.graph.graph.node if node.name == name)
+        return found
 
     def read(self, name: str) -> Floats:
         tensor = next(tensor for tensor in self.graph.graph.initializer if tensor.name == name)
