@@ -108,7 +108,8 @@ def report_drift(
     islands, note = _find_islands(case, candidate, clip, faults) if search else (None, _NOT_ASKED)
     return DriftReport(
         candidate=candidate.name, reference=reference.name, clip=clip, precision=case.precision, gate=case.gate,
-        passed=not faults, faults=faults, hidden=bool(faults) and not watched, location=location, islands=islands,
+        passed=not faults, faults=faults, hidden=bool(faults) and not watched and case.watcher in WATCHED_GRAPHS,
+        location=location, islands=islands,
         islands_note=note, cost=_measure_cost(case, candidate, clip, islands) if islands else None,
         plot=plot_drift(location, case.gate, f"{candidate.name} against {reference.name}"),
     )  # fmt: skip

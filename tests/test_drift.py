@@ -232,6 +232,20 @@ def test_a_mistake_is_found_through_each_backend_that_can_be_looked_into(
     assert list(tmp_path.iterdir()) == [tmp_path / "wrong"], "what was written to look into it is gone"
 
 
+def test_weights_on_another_file_system_are_copied(hard: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("cross-device link")
+
+    monkeypatch.setattr("vjepa2.export.watch.os.link", refuse)
+    frames = Reference.load(hard).frames_BTHWC[:1]
+    names = ["blocks.1/Add_1"]
+    side = open_side(hard, "onnxruntime-portable", frames, {})
+    values = [node.output[0] for node in side.graph.graph.node if node.name in names]
+    (got,) = side.compute(values).values()
+    (expected,) = open_side(hard, "evaluator", frames, {}).compute(values).values()
+    np.testing.assert_allclose(got, expected, atol=1e-2)  # of values up to a thousand
+
+
 def test_the_fused_graph_is_told_from_its_reference_where_it_has_other_operators(hard: Bundle) -> None:
     side = open_side(hard, "onnxruntime", Reference.load(hard).frames_BTHWC[:1], {})
     assert side.graph.graph.node != read_graph(hard.path / PORTABLE).graph.node
