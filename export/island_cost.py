@@ -18,8 +18,8 @@ from .rounding import find_rounding
 
 _RUNS = 3
 NOT_MEASURED = (
-    "what 16 bits would save, and so the islands' part of a 16-bit graph's latency: ONNX Runtime's CPU provider "
-    "computes 16-bit results in float32; export with these islands and compare both bundles on the GPU they are for"
+    "what 16 bits save beside the islands, and so what part of a 16-bit graph's latency they are: that takes a GPU, "
+    "ONNX Runtime's CPU provider computes 16-bit results in float32"
 )
 
 
