@@ -25,6 +25,7 @@ from vjepa2.export.drift_figures import Lens, measure_drift
 from vjepa2.export.drift_plot import plot_drift
 from vjepa2.export.drift_report import DriftReport, report_drift
 from vjepa2.export.evaluate import Evaluation
+from vjepa2.export.load_model import load_model
 from vjepa2.export.lower import lower_graph
 from vjepa2.export.pipeline import export_bundle
 from vjepa2.export.prove import read_graph
@@ -139,6 +140,21 @@ def test_an_operator_that_the_reference_does_not_have_is_told(deep: Side) -> Non
 def test_a_result_of_another_shape_is_a_fault() -> None:
     drift = measure_drift(np.zeros((1, 6, 4), np.float32), np.zeros((1, 12, 4), np.float32), GATES["fp16"])
     assert drift.faults == ("has shape [1, 12, 4], must be [1, 6, 4]",)
+
+
+def test_a_mistake_in_a_head_is_found_there(tmp_path: Path) -> None:
+    spec = tiny_spec(16, heads=HEADS, depth=1, clip=SMALL)
+    request = ExportRequest(weights=Request(source="random", model=spec), head="classifier", classes=5, pooling="attentive")
+    traced = trace_model(load_model(request)[0], ("tokens", "logits"))
+    write_tensors(tmp_path / WEIGHTS, traced.tensors)
+    frames = {"frames": generate_scene(SMALL.frames, SMALL.height, SMALL.width, seed=0)[None]}
+    bed = Bed(lower_graph(traced.graph, PORTABLE), tmp_path, HEADS)
+    right = evaluate_side("right", lower_graph(traced.graph, PORTABLE), tmp_path, frames)
+    node = bed.node("pooler.cross_attention_block.xattn.kv/MatMul")
+    bed.replace(node, 1, bed.read(node.input[1])[:, ::-1])
+    location = locate_drift(right, evaluate_side("wrong", bed.graph, tmp_path, frames), GATES["fp32"])
+    assert location.operator is not None
+    assert (location.block, location.operator.operator) == ("pooler.cross_attention_block", node.name)
 
 
 @pytest.fixture(scope="module")
