@@ -64,7 +64,7 @@ class Blocks:
         maker = self.view.makers[value]
         return Checkpoint(value, maker.name, self.of_node[maker.name])
 
-    def behind(self, kept: Collection[str], lost: str) -> list[Checkpoint]:
+    def between(self, kept: Collection[str], lost: str) -> list[Checkpoint]:
         """Every value between `lost` and the nearest of `kept` before it, in order, `lost` with them."""
         found, open_values = set(), [lost]
         while open_values:

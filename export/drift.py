@@ -1,6 +1,6 @@
 """Which block of a graph is the first to leave the gate, and inside it which operator?
 
-Two runs of each side: one for the tokens of every block, one for all that lies behind the first that are lost.
+Two runs of each side: one for the tokens of every block, one for all that lies before the first tokens lost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ def locate_drift(reference: Side, candidate: Side, gate: Gate) -> Location:
     if lost is None:
         return Location(growth=growth, block=None, operator=None, uncompared=())
     kept = {reading.value for reading in growth[: growth.index(lost)]}
-    points = blocks.behind(kept, lost.value)
+    points = blocks.between(kept, lost.value)
     readings = pair.read([point for point in points if point.value in pair.twins])
     first = next(reading for reading in readings if reading.drift.faults)
     uncompared = tuple(dict.fromkeys(point.operator for point in points if point.value not in pair.twins))
