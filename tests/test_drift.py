@@ -144,7 +144,9 @@ def test_a_result_of_another_shape_is_a_fault() -> None:
 
 def test_a_mistake_in_a_head_is_found_there(tmp_path: Path) -> None:
     spec = tiny_spec(16, heads=HEADS, depth=1, clip=SMALL)
-    request = ExportRequest(weights=Request(source="random", model=spec), head="classifier", classes=5, pooling="attentive")
+    request = ExportRequest(
+        weights=Request(source="random", model=spec), head="classifier", classes=5, pooling="attentive"
+    )
     traced = trace_model(load_model(request)[0], ("tokens", "logits"))
     write_tensors(tmp_path / WEIGHTS, traced.tensors)
     frames = {"frames": generate_scene(SMALL.frames, SMALL.height, SMALL.width, seed=0)[None]}

@@ -144,6 +144,23 @@ def test_with_everything_an_island_naive_is_float32(
     assert np.array_equal(compute(lowered, folder, everything, naive=True), compute(lowered, folder, None))
 
 
+def test_with_everything_an_island_the_recipe_is_float32_over_its_own_weights(
+    graphs: tuple[onnx.ModelProto, onnx.ModelProto], folder: Path
+) -> None:
+    lowered, typed = graphs
+    halved = onnx.ModelProto()
+    halved.CopyFrom(lowered)
+    low = {tensor.name: tensor for tensor in typed.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    assert len(low) > 10
+    for tensor in halved.graph.initializer:
+        if tensor.name in low:
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(low[tensor.name]).astype(np.float32), tensor.name)
+            )
+    everything = [node.name for node in find_rounding(GraphView(typed, folder), naive=False)]
+    assert np.array_equal(compute(typed, folder, everything), compute(halved, folder, None))
+
+
 def test_a_cast_that_is_cast_back_rounds_and_others_do_not(
     graphs: tuple[onnx.ModelProto, onnx.ModelProto], folder: Path
 ) -> None:
