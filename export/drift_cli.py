@@ -1,6 +1,7 @@
 """`vjepa2 drift`."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import click
 from rich.console import Console
@@ -11,6 +12,7 @@ from vjepa2.progress import show_stages
 
 from .drift import Reading
 from .drift_report import DriftReport, report_drift
+from .islands import Grain
 from .watch import WATCHERS
 
 
@@ -26,7 +28,13 @@ from .watch import WATCHERS
     "[default: evaluator; for fp32 onnxruntime]",
 )
 @click.option("--clip", type=click.IntRange(0), help="Of the reference's clips.  [default: the one that moves most]")
-@click.option("--islands/--no-islands", default=True, help="Look for float32 islands: some dozens of runs.")
+@click.option(
+    "--islands",
+    type=click.Choice([*get_args(Grain), "none"]),
+    default="nodes",
+    show_default=True,
+    help="Look for float32 islands: nodes, with some runs for each that is needed, or what has one role in all blocks.",
+)
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Write the growth as an SVG file.")
 @click.option("--json", "json_file", help="Write everything as JSON; - is standard output.")
 def drift_command(
@@ -34,7 +42,7 @@ def drift_command(
     against: Path | None,
     backend: str | None,
     clip: int | None,
-    islands: bool,
+    islands: Grain | Literal["none"],
     plot_file: Path | None,
     json_file: str | None,
 ) -> int:
@@ -50,7 +58,7 @@ def drift_command(
             against=None if against is None else Bundle.open(against),
             backend=backend,
             clip=clip,
-            search=islands,
+            islands=None if islands == "none" else islands,
             announce=announce,
         )
     if plot_file is not None:
@@ -99,7 +107,7 @@ def _print_islands(console: Console, report: DriftReport) -> None:
         f"float32 islands that bring it back on every clip, {report.islands.judged} trials; without each alone:"
     )
     for island in islands:
-        console.print(f"    {island.operator} ({island.op_type}): {'; '.join(island.without)}")
+        console.print(f"    {island.name} ({island.op_type}, {len(island.nodes)}): {'; '.join(island.without)}")
     if cost is not None:
         timed = "" if cost.time_share is None else f", {cost.time_share:.2%} of ONNX Runtime's time in float32 here"
         console.print(

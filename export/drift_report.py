@@ -18,7 +18,7 @@ from .drift_plot import plot_drift
 from .evaluate import Evaluation
 from .graph_view import GraphView
 from .island_cost import IslandCost
-from .islands import Islands, find_islands
+from .islands import Grain, Islands, find_islands
 from .prove import EVALUATOR, read_graph
 from .rounding import find_rounding
 from .watch import NAIVE, WATCHED_GRAPHS, Side, evaluate_side, make_inputs, open_side
@@ -84,17 +84,16 @@ def report_drift(
     against: Bundle | None = None,
     backend: str | None = None,
     clip: int | None = None,
-    search: bool = True,
+    islands: Grain | None = "nodes",
     announce: Callable[[str], None] = lambda _: None,
 ) -> DriftReport:
     """Hold `bundle`, run by one of `WATCHERS`, to `against` in float32, or to its own graph with all of it in float32.
 
-    `clip` is one of those in the reference's bundle, by default the one that moves most. Without `search` no islands
+    `clip` is one of those in the reference's bundle, by default the one that moves most. With `islands` None none
     are looked for. `ParityError` if the reference itself is not what PyTorch computed.
     """
     case = _make_case(bundle, against or bundle, backend, announce)
-    count = len(case.truth.frames_BTHWC)
-    clip = case.truth.probe if clip is None else clip
+    clip, count = case.truth.probe if clip is None else clip, len(case.truth.frames_BTHWC)
     if not 0 <= clip < count:
         raise BundleError(f"there is no clip {clip}; {case.source.path} holds {count}, numbered from 0")
     reference = _reference_side(case, clip)
@@ -105,12 +104,12 @@ def report_drift(
     faults = case.faults(_run_whole(case, candidate, clip), clip, case.gate)
     outputs = {value.name for value in candidate.graph.graph.output}
     watched = any(reading.drift.faults for reading in location.growth if reading.value in outputs)
-    islands, note = _find_islands(case, candidate, clip, faults) if search else (None, _NOT_ASKED)
+    found, note = _find_islands(case, candidate, clip, faults, islands) if islands else (None, _NOT_ASKED)
     return DriftReport(
         candidate=candidate.name, reference=reference.name, clip=clip, precision=case.precision, gate=case.gate,
         passed=not faults, faults=faults, hidden=bool(faults) and not watched and case.watcher in WATCHED_GRAPHS,
-        location=location, islands=islands,
-        islands_note=note, cost=_measure_cost(case, candidate, clip, islands) if islands else None,
+        location=location, islands=found, islands_note=note,
+        cost=_measure_cost(case, candidate, clip, found) if found else None,
         plot=plot_drift(location, case.gate, f"{candidate.name} against {reference.name}"),
     )  # fmt: skip
 
@@ -157,7 +156,9 @@ def _run_whole(case: _Case, candidate: Side, clip: int) -> Mapping[Any, FloatArr
         return backend.run_by_name(case.frames(clip), names, case.extras(clip))
 
 
-def _find_islands(case: _Case, candidate: Side, clip: int, faults: tuple[str, ...]) -> tuple[Islands | None, str]:
+def _find_islands(
+    case: _Case, candidate: Side, clip: int, faults: tuple[str, ...], grain: Grain
+) -> tuple[Islands | None, str]:
     """The fewest, judged on every clip, the one that was looked into first; or why there are none."""
     naive = NAIVE.get(case.watcher)
     view = GraphView(candidate.graph, candidate.folder)
@@ -181,7 +182,7 @@ def _find_islands(case: _Case, candidate: Side, clip: int, faults: tuple[str, ..
         return ()
 
     cheap_first = sorted(rounding, key=lambda node: node.op_type == "MatMul")
-    found = find_islands({node.name: node.op_type for node in cheap_first}, judge, case.announce)
+    found = find_islands({node.name: node.op_type for node in cheap_first}, judge, case.announce, grain=grain)
     return found, "" if found else _MISTAKE
 
 
@@ -194,6 +195,6 @@ def _measure_cost(case: _Case, candidate: Side, clip: int, islands: Islands) -> 
         inputs = make_inputs(case.source, case.frames(clip), case.extras(clip))
         seconds = island_cost.time_nodes(case.source.path / PORTABLE, inputs)
     view = GraphView(candidate.graph, candidate.folder)
-    names = [island.operator for island in islands.islands]
+    names = [name for island in islands.islands for name in island.nodes]
     cost: IslandCost = island_cost.measure_cost(view, names, naive=case.watcher in NAIVE, seconds=seconds)
     return cost

@@ -5,6 +5,7 @@ No proper part of what is found is enough, as far as leaving out one at a time c
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from .rounding import role_of
 
@@ -12,12 +13,17 @@ from .rounding import role_of
 Judge = Callable[[frozenset[str]], tuple[str, ...]]
 
 
+# what is left out or kept at once: a node, or all nodes that have one role, in a quarter of the trials
+Grain = Literal["nodes", "roles"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Island:
-    """A node that must be float32, and what fails if it alone is not."""
+    """What must be float32, and what fails if it alone is not."""
 
-    operator: str
+    name: str  # of a node, or of a role
     op_type: str
+    nodes: tuple[str, ...]
     without: tuple[str, ...]
 
 
@@ -48,7 +54,11 @@ class _Trials:
 
 
 def find_islands(
-    op_types: Mapping[str, str], judge: Judge, announce: Callable[[str], None] = lambda _: None
+    op_types: Mapping[str, str],
+    judge: Judge,
+    announce: Callable[[str], None] = lambda _: None,
+    *,
+    grain: Grain = "nodes",
 ) -> Islands | None:
     """The fewest of the nodes `op_types` names, cheapest first, without which `judge` finds faults.
 
@@ -61,17 +71,28 @@ def find_islands(
     roles: dict[str, list[str]] = {}
     for name in op_types:
         roles.setdefault(role_of(name), []).append(name)
-
-    def members(chosen: Iterable[str]) -> list[str]:
-        return [name for role in chosen for name in roles[role]]
-
-    chosen = _bisect(lambda kept: trials.passes(members(kept)), list(roles))
-    found = _bisect(trials.passes, members(chosen))
-    names = _leave_out(trials, found if trials.passes(found) else members(chosen))
+    groups = {role: roles[role] for role in _bisect(lambda kept: trials.passes(_members(roles, kept)), list(roles))}
+    if not trials.passes(_members(groups, groups)):
+        groups = roles
+    if grain == "nodes":
+        groups = {name: [name] for name in _members(groups, groups)}
+        fewer = _bisect(trials.passes, list(groups))
+        groups = {name: [name] for name in fewer} if trials.passes(fewer) else groups
+    names = _leave_out(trials, groups, list(groups))
     islands = tuple(
-        Island(operator=name, op_type=op_types[name], without=trials.faults(set(names) - {name})) for name in names
+        Island(
+            name=name,
+            op_type=op_types[groups[name][0]],
+            nodes=tuple(groups[name]),
+            without=trials.faults(_members(groups, [other for other in names if other != name])),
+        )
+        for name in names
     )
     return Islands(islands=islands, judged=len(trials.known))
+
+
+def _members(groups: Mapping[str, list[str]], names: Iterable[str]) -> list[str]:
+    return [member for name in names for member in groups[name]]
 
 
 def _bisect(passes: Callable[[Sequence[str]], bool], names: list[str]) -> list[str]:
@@ -92,10 +113,10 @@ def _bisect(passes: Callable[[Sequence[str]], bool], names: list[str]) -> list[s
     return search([], False, names)
 
 
-def _leave_out(trials: _Trials, names: list[str]) -> list[str]:
+def _leave_out(trials: _Trials, groups: Mapping[str, list[str]], names: list[str]) -> list[str]:
     """`names` without each that can go, until none can."""
     for name in names:
         rest = [other for other in names if other != name]
-        if trials.passes(rest):
-            return _leave_out(trials, rest)
+        if trials.passes(_members(groups, rest)):
+            return _leave_out(trials, groups, rest)
     return names

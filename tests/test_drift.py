@@ -197,11 +197,11 @@ def test_on_hard_weights_the_first_layer_norm_of_what_is_massive_is_named(
 
 def test_the_islands_bring_naive_fp16_back_and_none_can_be_left_out(hard: Bundle, naive_report: DriftReport) -> None:
     assert naive_report.islands is not None
-    names = [island.operator for island in naive_report.islands.islands]
+    names = [island.name for island in naive_report.islands.islands]
     assert 1 <= len(names) <= 8
     assert not naive_faults(hard, names)
     for island in naive_report.islands.islands:
-        rest = [name for name in names if name != island.operator]
+        rest = [name for name in names if name != island.name]
         assert naive_faults(hard, rest)
         assert island.without
     assert naive_report.cost is not None
@@ -286,7 +286,7 @@ def test_a_fault_that_is_gone_where_the_graph_is_looked_into_is_called_hidden(
     reference = Reference.load(hard)
     wrong = {name: array[:1, ..., ::-1] for name, array in reference.outputs.by_name().items()}
     monkeypatch.setattr(drift_report, "_run_whole", lambda *_: wrong)
-    report = report_drift(hard, search=False)
+    report = report_drift(hard, islands=None)
     assert report.hidden
     assert not report.passed
     assert report.location.block is None
@@ -394,7 +394,7 @@ def test_the_command_says_where_and_what_brings_it_back(
 
 
 def test_the_command_has_the_exit_statuses_of_all_others(hard: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("drift", hard.path, "--no-islands") == 0
+    assert run("drift", hard.path, "--islands", "none") == 0
     assert "the outputs are within the gate" in capsys.readouterr().out
     assert run("drift", hard.path, "--against", hard.path.parent / "none") == 2
     assert "is not a folder" in capsys.readouterr().err

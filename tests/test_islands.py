@@ -48,13 +48,13 @@ def test_what_is_needed_is_found_and_nothing_else(seed: int) -> None:
     needed = random.choice(list(NODES), size=random.integers(1, 7), replace=False).tolist()
     found = find_islands(NODES, judge_by(needed))
     assert found is not None
-    assert {island.operator for island in found.islands} == set(needed)
+    assert {island.name for island in found.islands} == set(needed)
     assert all(island.without == FAULT for island in found.islands)
 
 
 def test_bisection_takes_far_fewer_trials_than_nodes() -> None:
-    nodes = {f"blocks.{block}.{role}": "Add" for role in range(30) for block in range(24)}
-    found = find_islands(nodes, judge_by(["blocks.7.4", "blocks.20.11"]))
+    nodes = {f"blocks.{block}.r{role}": "Add" for role in range(30) for block in range(24)}
+    found = find_islands(nodes, judge_by(["blocks.7.r4", "blocks.20.r11"]))
     assert found is not None
     assert found.judged < 60 < len(nodes)
 
@@ -62,7 +62,7 @@ def test_bisection_takes_far_fewer_trials_than_nodes() -> None:
 def test_of_two_ways_the_cheaper_one_is_taken() -> None:
     found = find_islands(NODES, judge_by(["blocks.2.a"], ["blocks.3.d"]))
     assert found is not None
-    assert [island.operator for island in found.islands] == ["blocks.2.a"]
+    assert [island.name for island in found.islands] == ["blocks.2.a"]
 
 
 def test_a_gate_that_more_islands_can_break_still_gets_a_set_that_keeps_it() -> None:
@@ -72,9 +72,24 @@ def test_a_gate_that_more_islands_can_break_still_gets_a_set_that_keeps_it() -> 
 
     found = find_islands(NODES, judge)
     assert found is not None
-    names = frozenset(island.operator for island in found.islands)
+    names = frozenset(island.name for island in found.islands)
     assert not judge(names)
     assert all(judge(names - {name}) for name in names)
+
+
+def test_by_roles_every_block_has_what_one_needs_in_far_fewer_trials() -> None:
+    nodes = {f"blocks.{block}.r{role}": "Add" for role in range(30) for block in range(24)}
+    needed = [f"blocks.{block}.r{role}" for role in (4, 11) for block in range(1, 24)]
+    by_node = find_islands(nodes, judge_by(needed))
+    by_role = find_islands(nodes, judge_by(needed), grain="roles")
+    assert by_node is not None
+    assert by_role is not None
+    assert sorted(island.name for island in by_node.islands) == sorted(needed)
+    assert [(island.name, len(island.nodes), island.without) for island in by_role.islands] == [
+        ("blocks.*.r4", 24, FAULT),
+        ("blocks.*.r11", 24, FAULT),
+    ]
+    assert by_role.judged < by_node.judged / 4
 
 
 def test_there_are_none_where_all_of_them_are_not_enough_and_where_none_is_needed() -> None:
