@@ -134,3 +134,7 @@ soak-stream: install  ## stream for MINUTES with reconnections, stalls and chang
 
 prove-precision: install  ## what fp16, bf16 and int8 lose of ViT-L's tokens, on random and on hard weights; half an hour
 	$(BIN)/python benchmarks/precision.py artifacts/precision --clips 1
+
+drift: install  ## where ViT-L cut to 4 layers, its weights hard and every result in fp16, leaves the gate, and which islands bring it back
+	test -f artifacts/vitl-4-layers-hard-4x256-fp32/manifest.json || $(VJEPA2) export hard --model vitl --seed 0 --layers 4 --frames 4 --no-simplify -o artifacts/vitl-4-layers-hard-4x256-fp32
+	$(VJEPA2) drift artifacts/vitl-4-layers-hard-4x256-fp32 --backend naive-fp16 --json artifacts/drift.json --plot artifacts/drift.svg; test $$? -eq 1

@@ -62,6 +62,16 @@ MAY_IMPORT = {
     "export/lint_precision.py": {"onnx"},
     "export/lint_files.py": {"onnx"},
     "export/inspect_cli.py": {"click", "rich"},
+    "export/rounding.py": {"onnx"},
+    "export/checkpoints.py": {"onnx"},
+    "export/watch.py": {"numpy", "onnx"},
+    "export/drift.py": {"numpy"},
+    "export/drift_figures.py": {"numpy"},
+    "export/drift_plot.py": set(),
+    "export/drift_report.py": set(),
+    "export/drift_cli.py": {"click", "rich"},
+    "export/islands.py": set(),
+    "export/island_cost.py": {"numpy", "onnxruntime"},
     "export/calibrate.py": {"numpy", "torch", "onnxruntime"},
     "export/compile.py": set(),
     "export/compile_cli.py": {"click", "rich"},
@@ -106,7 +116,10 @@ MAY_IMPORT = {
     "runtime/gpus.py": set(),
 }
 # what in export proves with runtime
-PROVES = {"export/pipeline.py", "export/compile.py", "export/prove.py"}
+PROVES = {
+    "export/pipeline.py", "export/compile.py", "export/prove.py", "export/watch.py", "export/drift.py",
+    "export/drift_figures.py", "export/drift_plot.py", "export/drift_report.py", "export/island_cost.py",
+}  # fmt: skip
 # rooms that a file may look into, apart from the core, which all may
 MODEL = {
     "positions", "layers", "masks", "encoder", "heads", "headed", "head_parts", "predictor", "action_predictor",

@@ -15,6 +15,7 @@ VERBS = {
     "compile": ("vjepa2.export.compile_cli", "tensorrt", "A bundle to a TensorRT engine for this machine's GPU."),
     "inspect": ("vjepa2.export.inspect_cli", "export", "What a bundle or a graph is, and which targets take it."),
     "plan": ("vjepa2.export.plan_cli", "", "Memory and time of a model on each device, before building."),
+    "drift": ("vjepa2.export.drift_cli", "export", "Where a bundle leaves its gate, and what brings it back."),
     "finetune": ("vjepa2.finetune_cli", "finetune", "An encoder to a classifier of the images in a folder."),
     "embed": ("vjepa2.runtime.cli", "video", "Videos to embeddings."),
     "stream": ("vjepa2.runtime.stream_cli", "video", "A camera, or a file as if live, to embeddings as it goes."),
