@@ -16,9 +16,7 @@ from vjepa2.manifest import CROP_DOWN, Crop
 from vjepa2.spec import ClipSpec
 
 FramesArray = npt.NDArray[np.uint8]
-_TOGETHER = (
-    2  # frames: the more a thread does in one go, the less it waits for the interpreter, and the more for memory
-)
+_TOGETHER = 4  # frames that a thread takes at once: what it works in is made once for them
 
 
 def fit_clip(

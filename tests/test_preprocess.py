@@ -85,8 +85,8 @@ def test_the_other_rounding_of_odd_margins_is_that_of_the_original_code() -> Non
 
 
 def test_threads_and_the_order_of_memory_change_nothing() -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (6, 90, 120, 3), dtype=np.uint8)
-    expected = fit_clip(frames, SMALL, threads=1)
+    frames = np.random.default_rng(0).integers(0, 256, (7, 90, 120, 3), dtype=np.uint8)
+    expected = np.stack([fit_pixels(frame, SMALL) for frame in frames])
     turned = frames.transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3)
     for other in (frames, list(frames), turned, frames[:, :, ::-1][:, :, ::-1]):
         assert np.array_equal(fit_clip(other, SMALL, threads=3), expected)
