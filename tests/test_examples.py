@@ -107,7 +107,7 @@ def test_the_threshold_lies_between_copies_and_others(engine: EmbeddingEngine, l
 
 
 def test_a_copy_of_a_copy_is_in_the_group() -> None:
-    angles = np.radians([0, 90, 8, 180, 4, 96])
+    angles = np.radians([0, 90, 4, 180, 8, 96])
     embeddings_ND = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     assert group_copies(embeddings_ND, threshold=float(np.cos(np.radians(5)))) == [[0, 2, 4]]
     assert group_copies(embeddings_ND, threshold=float(np.cos(np.radians(7)))) == [[0, 2, 4], [1, 5]]
@@ -143,7 +143,7 @@ def regress(embeddings_ND: Floats, wanted_NL: Floats, ridge: float) -> Floats:
 
 def test_the_probe_is_a_ridge_regression_and_leaving_out_is_refitting() -> None:
     random = np.random.default_rng(0)
-    names = [LABELS[place] for place in random.integers(0, 4, 40)]
+    names = [LABELS[place] for place in random.choice(4, 40, p=[0.55, 0.15, 0.15, 0.15])]
     wanted_NL = np.array([[name == label for label in LABELS[:4]] for name in names], float)
     embeddings_ND = random.normal(5, 1, (40, 12)) + wanted_NL @ random.normal(0, 0.7, (4, 12))
     probe = fit_probe(embeddings_ND, names)
@@ -151,6 +151,9 @@ def test_the_probe_is_a_ridge_regression_and_leaving_out_is_refitting() -> None:
     weights = regress(embeddings_ND, wanted_NL, ridge)
     np.testing.assert_allclose(probe.weights_DL, weights[:-1], atol=1e-9)
     np.testing.assert_allclose(probe.shares_L - probe.mean_D @ probe.weights_DL, weights[-1], atol=1e-9)
+    others_ND = random.normal(5, 1.5, (60, 12))
+    scores_NL = np.c_[others_ND, np.ones(60)] @ weights
+    assert probe.classify(others_ND) == [LABELS[best] for best in scores_NL.argmax(axis=1)]
     refitted = []
     for place, row_D in enumerate(embeddings_ND):
         rest = np.arange(40) != place
