@@ -21,7 +21,7 @@ PixelArray = npt.NDArray[np.uint8]
 _RESIZE, _CROP = 256, 224  # resize to 256/224 of the crop, as in the original evaluations
 _ROWS = 8  # new ones that one product makes: fewer meet fewer zeros, more keep BLAS busy
 _COLUMNS = 5  # the same; their 15 values fill a vector of 16
-_TOGETHER = 2  # frames in one product: more keep BLAS busy, fewer fit the cache
+_TOGETHER = 2_500_000  # bytes of old pixels in one product: more keep BLAS busy, fewer fit the cache
 _STRIP = 128  # rows that a product takes at most; products so small leave threads to their caller, larger ones fight
 _EXACT_BITS = 16  # of a weight: times 255 it fits the 24 bits of a float32
 
@@ -37,12 +37,17 @@ def fit_pixels(frame_HWC: PixelArray, clip: ClipSpec, crop: Crop = CROP_DOWN) ->
 
 
 def fit_frames(
-    frames: PixelArray | Sequence[PixelArray], clip: ClipSpec, views: int = 1, crop: Crop = CROP_DOWN
+    frames: PixelArray | Sequence[PixelArray],
+    clip: ClipSpec,
+    views: int = 1,
+    crop: Crop = CROP_DOWN,
+    *,
+    out: PixelArray | None = None,
 ) -> PixelArray:
     """Frames `[H, W, 3]` of one size as views `[V, T, height, width, 3]`: one as `fit_pixels` says, or several crops.
 
     Of several, the frame is resized to cover `clip` without a margin, as in the original evaluations; they lie along
-    the side that is longer than the clip's, from its start on, in equal steps rounded down.
+    the side that is longer than the clip's, from its start on, in equal steps rounded down. `out` is filled if given.
     """
     height, width = _resized(frames[0], clip, _RESIZE / _CROP if views == 1 else 1)
     high, wide = height - clip.height, width - clip.width
@@ -51,7 +56,8 @@ def fit_frames(
         places = [(halves[0], halves[1])]
     else:
         places = [(view * (high // (views - 1)), view * (wide // (views - 1))) for view in range(views)]
-    fitted_VTHWC = np.empty((len(places), len(frames), clip.height, clip.width, 3), np.uint8)
+    shape = (len(places), len(frames), clip.height, clip.width, 3)
+    fitted_VTHWC = np.empty(shape, np.uint8) if out is None else out
     for fitted_THWC, (top, left) in zip(fitted_VTHWC, places, strict=True):
         _cut(frames, _Cut(height, top, clip.height), _Cut(width, left, clip.width), fitted_THWC)
     return fitted_VTHWC
@@ -72,11 +78,12 @@ def _cut(frames: PixelArray | Sequence[PixelArray], down: _Cut, right: _Cut, fit
     high, old_wide, new_wide = rows.end - rows.first, 3 * (columns.end - columns.first), 3 * right.kept
     strips = -(-high // _STRIP)
     strip, dtype = -(-high // strips), np.promote_types(rows.dtype, columns.dtype)
-    old_TRX = np.zeros((_TOGETHER, strips * strip, old_wide), dtype)  # the last strip's rest stays 0
-    narrow_TRX = np.empty((_TOGETHER, strips * strip, new_wide), dtype)
-    new_THX = np.empty((_TOGETHER, down.kept, new_wide), dtype)
-    for start in range(0, len(frames), _TOGETHER):
-        part = frames[start : start + _TOGETHER]
+    together = min(len(frames), max(1, _TOGETHER // (high * old_wide * dtype.itemsize)))
+    old_TRX = np.zeros((together, strips * strip, old_wide), dtype)  # the last strip's rest stays 0
+    narrow_TRX = np.empty((together, strips * strip, new_wide), dtype)
+    new_THX = np.empty((together, down.kept, new_wide), dtype)
+    for start in range(0, len(frames), together):
+        part = frames[start : start + together]
         count = len(part)
         for old_RX, frame_HWC in zip(old_TRX, part, strict=False):
             seen_HWC = frame_HWC[rows.first : rows.end, columns.first : columns.end]
@@ -84,8 +91,8 @@ def _cut(frames: PixelArray | Sequence[PixelArray], down: _Cut, right: _Cut, fit
         narrow_SRX = narrow_TRX[:count].reshape(-1, strip, new_wide)
         _narrow(old_TRX[:count].reshape(-1, strip, old_wide), columns, narrow_SRX)
         _shorten(narrow_TRX[:count], rows, new_THX[:count])
-        fitted_THX = fitted_THWC[start : start + count].reshape(count, down.kept, new_wide)
-        np.add(new_THX[:count], 0.5, out=fitted_THX, casting="unsafe")  # what becomes uint8 is rounded down
+        new_THWC = new_THX[:count].reshape(count, down.kept, right.kept, 3)
+        np.add(new_THWC, 0.5, out=fitted_THWC[start : start + count], casting="unsafe")  # uint8 is rounded down
 
 
 @dataclass(frozen=True, slots=True)
