@@ -19,7 +19,6 @@ from vjepa2.errors import VideoError, Vjepa2Error
 from vjepa2.runtime import EmbeddingEngine
 
 Floats = npt.NDArray[np.floating]
-VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".ts", ".webm"}
 RIDGE = 0.03  # more if labels are doubtful
 
 
@@ -67,12 +66,10 @@ def fit_probe(embeddings_ND: Floats, names: Sequence[str]) -> Probe:
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
 def main(bundle: Path, labelled: Path, videos: tuple[Path, ...]) -> None:
     """Print a label of LABELLED for each of VIDEOS."""
-    files = sorted(file for file in labelled.glob("*/*") if file.suffix.lower() in VIDEOS)
-    names = [file.parent.name for file in files]
-    if not files:
-        raise VideoError(f"{labelled} has no folders with videos; it must have one for each label")
     with EmbeddingEngine.open(bundle) as engine:
-        probe = fit_probe(engine.encode(files), names)
+        rows = engine.encode_clips(labelled)
+        names = [Path(name).parent.name for name in rows.names]
+        probe = fit_probe(rows.values, names)
         found = probe.classify(engine.encode(videos))
     right = sum(name == called for name, called in zip(names, probe.left_out, strict=True))
     click.echo(f"{len(probe.labels)} labels, {len(names)} clips; left out, {right} are called right", err=True)

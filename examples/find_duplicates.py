@@ -16,15 +16,14 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from vjepa2.errors import VideoError, Vjepa2Error
+from vjepa2.errors import Vjepa2Error
 from vjepa2.runtime import EmbeddingEngine
 
 Embeddings = npt.NDArray[np.float32]
-VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".ts", ".webm"}
 SAMPLE = 16  # videos that the threshold is measured on
 
 
-def measure_threshold(engine: EmbeddingEngine, files: Sequence[Path]) -> float:
+def measure_threshold(engine: EmbeddingEngine, files: Sequence[str | Path]) -> float:
     """The median cosine of a video and its middle, over some of `files`."""
     cosines = []
     for file in files[:: -(-len(files) // SAMPLE)]:
@@ -55,16 +54,13 @@ def group_copies(embeddings_ND: Embeddings, threshold: float) -> list[list[int]]
 @click.option("--threshold", type=click.FloatRange(-1, 1), help="Cosine from which on two are copies. [measured]")
 def main(bundle: Path, folder: Path, threshold: float | None) -> None:
     """Print the videos below FOLDER that are copies of each other, an empty line between groups."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEOS)
-    if not files:
-        raise VideoError(f"{folder} has no videos; those that end in {', '.join(sorted(VIDEOS))} are looked at")
     with EmbeddingEngine.open(bundle) as engine:
-        embeddings_ND = engine.encode(files, normalize_embeddings=True)
+        rows = engine.encode_clips(folder, normalize_embeddings=True)
         if threshold is None:
-            threshold = measure_threshold(engine, files)
-    groups = group_copies(embeddings_ND, threshold)
-    click.echo(f"{len(files)} videos; {len(groups)} groups with cosines from {threshold:.4f} on", err=True)
-    click.echo("\n\n".join("\n".join(str(files[row]) for row in group) for group in groups))
+            threshold = measure_threshold(engine, rows.names)
+    groups = group_copies(rows.values, threshold)
+    click.echo(f"{len(rows.names)} videos; {len(groups)} groups with cosines from {threshold:.4f} on", err=True)
+    click.echo("\n\n".join("\n".join(rows.names[row] for row in group) for group in groups))
 
 
 if __name__ == "__main__":

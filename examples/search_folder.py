@@ -13,20 +13,17 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from vjepa2.errors import VideoError, Vjepa2Error
+from vjepa2.errors import Vjepa2Error
 from vjepa2.runtime import EmbeddingEngine
 
 Embeddings = npt.NDArray[np.float32]
 Found = list[tuple[int, float]]  # row and cosine, the most alike first
-VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".ts", ".webm"}
 
 
 def embed_folder(engine: EmbeddingEngine, folder: Path) -> tuple[list[Path], Embeddings]:
     """Every video below `folder`, and a row `[D]` of length 1 for each."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEOS)
-    if not files:
-        raise VideoError(f"{folder} has no videos; those that end in {', '.join(sorted(VIDEOS))} are looked at")
-    return files, engine.encode(files, normalize_embeddings=True)
+    rows = engine.encode_clips(folder, normalize_embeddings=True)
+    return [Path(name) for name in rows.names], rows.values
 
 
 def search_numpy(embeddings_ND: Embeddings, query_D: Embeddings, top: int) -> Found:

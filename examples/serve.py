@@ -9,7 +9,6 @@ clients, so it listens on this machine alone; put a proxy before it. Embeddings 
 import sys
 from math import prod
 from pathlib import Path
-from threading import Lock
 from typing import Annotated, Any, Literal
 
 import click
@@ -70,7 +69,7 @@ async def explain(_: Request, error: Exception) -> Response:
 
 def create_app(engine: EmbeddingEngine) -> FastAPI:
     """The service of an open engine, which stays the caller's to close."""
-    name, turns = engine.backend.bundle.path.name, Lock()
+    name = engine.backend.bundle.path.name
     dim = next(info.shape[-1] for info in engine.backend.bundle.manifest.outputs if info.name == "embedding")
     app = FastAPI(exception_handlers=dict.fromkeys((RequestValidationError, HTTPException, VideoError), explain))
     app.middleware("http")(limit_length)
@@ -79,10 +78,11 @@ def create_app(engine: EmbeddingEngine) -> FastAPI:
     async def live() -> dict[str, Any]:
         return {"live": True}
 
-    @app.get("/v2/health/ready")  # `main` has computed a clip before it listens
+    @app.get("/v2/health/ready")
     @app.get(f"/v2/models/{name}/ready")
-    async def ready() -> dict[str, Any]:
-        return {"name": name, "ready": True}
+    async def ready() -> Response:
+        is_ready = engine.metrics().first_call_ms is not None
+        return JSONResponse({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
     @app.get(f"/v2/models/{name}")
     async def describe() -> dict[str, Any]:
@@ -96,8 +96,7 @@ def create_app(engine: EmbeddingEngine) -> FastAPI:
         if len(frames.data) != prod(frames.shape):
             raise VideoError(f"there are {len(frames.data)} values; {list(frames.shape)} are {prod(frames.shape)}")
         videos_BTHWC = np.array(frames.data, np.uint8).reshape(frames.shape)
-        with turns:  # an engine computes for one caller at a time
-            rows_BD = engine.encode(list(videos_BTHWC))
+        rows_BD = engine.encode(list(videos_BTHWC))  # any number of threads may
         output = {"name": "embedding", "datatype": "FP32", "shape": rows_BD.shape, "data": rows_BD.ravel().tolist()}
         return {"model_name": name, "id": request.id, "outputs": [output]}
 
@@ -109,8 +108,7 @@ def create_app(engine: EmbeddingEngine) -> FastAPI:
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 def main(bundle: Path, port: int) -> None:
     """Serve BUNDLE on this machine."""
-    with EmbeddingEngine.open(bundle) as engine:
-        engine.encode(np.zeros(engine.backend.bundle.manifest.frames_shape, np.uint8))
+    with EmbeddingEngine.open(bundle, warm_up=True) as engine:
         uvicorn.run(create_app(engine), port=port, limit_concurrency=16)
 
 

@@ -68,7 +68,7 @@ class DecodeProcess:
             raise MissingDependencyError(ready.missing)
 
     def run(self, file: int, request: ClipRequest) -> Iterator[SampledClip | Finished]:
-        """Each clip of an open video, then how it went.
+        """Set the worker to an open video, at once; each clip of it, then how it went. It works two clips ahead.
 
         A `VideoError` if the worker was too slow, spoke nonsense or died; it is then good for nothing but `close`.
         """
@@ -79,6 +79,26 @@ class DecodeProcess:
             socket.send_fds(self._channel, [encode_message(job)], [file, memory])
         except OSError as error:
             raise self._explain_death() from error
+        return self._take_clips(shared, request, slots)
+
+    def kill(self) -> None:
+        """End the worker at once; from any thread. Whoever waits for it learns that it died."""
+        with self._ended:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """End the worker and free what it held. Safe to call twice."""
+        self.kill()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+        self._channel.close()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        self._unshare()
+
+    def _take_clips(self, shared: mmap.mmap, request: ClipRequest, slots: int) -> Iterator[SampledClip | Finished]:
         while True:
             message = self._receive(ClipDone, Finished, within_s=self._limits.deadline_s)
             if isinstance(message, Finished):
@@ -97,23 +117,6 @@ class DecodeProcess:
                 start_s=message.start_s,
                 end_s=message.end_s,
             )
-
-    def kill(self) -> None:
-        """End the worker at once; from any thread. Whoever waits for it learns that it died."""
-        with self._ended:
-            self._process.kill()
-            self._process.wait()
-
-    def close(self) -> None:
-        """End the worker and free what it held. Safe to call twice."""
-        self.kill()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-        self._channel.close()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
-        self._unshare()
 
     def _share(self, size: int) -> tuple[int, mmap.mmap]:
         """Memory without a name, that nobody can shrink beneath us; kept for as long as its size is right."""

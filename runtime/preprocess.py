@@ -56,8 +56,12 @@ def fit_views(
         part = slice(first, first + step)
         fit_frames(frames_THWC[part], clip, views, crop, out=fitted_VTHWC[:, part])
 
+    parts = range(0, len(frames_THWC), step)
+    if len(parts) == 1:  # to start a thread for it takes longer than to do it
+        fit(0)
+        return fitted_VTHWC
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(fit, range(0, len(frames_THWC), step)))
+        list(pool.map(fit, parts))
     return fitted_VTHWC
 
 

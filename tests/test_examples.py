@@ -196,4 +196,4 @@ def test_what_a_user_can_put_right_is_one_line(
     monkeypatch.setattr(sys, "argv", [name, str(place), str(tmp_path / "empty"), *words])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-    assert ("is not a folder" if bundle == "none" else "empty has no ") in str(ended.value.code)
+    assert ("is not a folder" if bundle == "none" else "empty holds no video") in str(ended.value.code)

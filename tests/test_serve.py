@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 
 from examples import serve
 from vjepa2.runtime import EmbeddingEngine
-from vjepa2.runtime.backends.base import FloatArray, FramesArray
+from vjepa2.runtime.backends.base import FloatArray, FramesArray, Outputs
 
 SHAPE = [1, 4, 6, 8, 3]
 VALUES = [7] * 576
@@ -33,6 +33,7 @@ def engine(exported: Path) -> Iterator[EmbeddingEngine]:
 
 @pytest.fixture
 def client(engine: EmbeddingEngine) -> Iterator[TestClient]:
+    engine.warm_up()
     with TestClient(serve.create_app(engine)) as client:
         yield client
 
@@ -70,6 +71,16 @@ def test_health_and_what_the_model_takes(
     assert about["outputs"] == [{"name": "embedding", "datatype": "FP32", "shape": [-1, 192]}]
     unknown = client.get("/v2/models/another/ready")
     assert (unknown.status_code, unknown.json()) == (404, {"error": "Not Found"})
+
+
+def test_it_is_ready_once_a_clip_was_computed(exported: Path, model: str) -> None:
+    with EmbeddingEngine.open(exported) as engine, TestClient(serve.create_app(engine)) as client:
+        for status in (503, 200):
+            for route in ("/v2/health/ready", f"{model}/ready"):
+                answer = client.get(route)
+                assert (answer.status_code, answer.json()["ready"]) == (status, status == 200)
+            engine.warm_up()
+        assert client.get("/v2/health/live").status_code == 200
 
 
 def test_embeddings_are_those_of_the_engine_bit_for_bit(
@@ -158,15 +169,15 @@ def test_many_callers_get_their_own_and_the_engine_one_at_a_time(
     client: TestClient, model: str, engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [engine.encode(frames_of(seed)[0]) for seed in range(24)]
-    encode, inside, most = engine.encode, threading.Semaphore(24), []
+    compute, inside, most = engine.backend.run, threading.Semaphore(24), []
 
-    def watch(videos: list[FramesArray]) -> FloatArray:
+    def watch(*words: Any) -> Outputs:
         with inside:
             most.append(24 - inside._value)
             time.sleep(0.002)
-            return encode(videos)
+            return compute(*words)
 
-    monkeypatch.setattr(engine, "encode", watch)
+    monkeypatch.setattr(engine.backend, "run", watch)
     with ThreadPoolExecutor(8) as pool:
         posts = pool.map(lambda seed: client.post(f"{model}/infer", json=ask(frames_of(seed))), range(24))
         rows = [read_rows(answer.json())[0] for answer in posts]
@@ -177,17 +188,8 @@ def test_many_callers_get_their_own_and_the_engine_one_at_a_time(
 
 def test_it_listens_on_this_machine_once_a_clip_was_computed(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[tuple[FastAPI, dict[str, object]]] = []
-    computed: list[int] = []
-    encode = EmbeddingEngine.encode
-
-    def count(engine: EmbeddingEngine, video: FramesArray) -> FloatArray:
-        computed.append(video.ndim)
-        return encode(engine, video)
-
-    monkeypatch.setattr(EmbeddingEngine, "encode", count)
 
     def listen(app: FastAPI, **options: object) -> None:
-        assert computed
         assert TestClient(app).get("/v2/health/ready").status_code == 200
         runs.append((app, options))
 
