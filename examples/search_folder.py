@@ -33,7 +33,7 @@ def search_numpy(embeddings_ND: Embeddings, query_D: Embeddings, top: int) -> Fo
 
 
 def search_faiss(embeddings_ND: Embeddings, query_D: Embeddings, top: int) -> Found:
-    """The same by FAISS: worth it from some hundred thousand rows, or for many queries at once."""
+    """The same by FAISS, which also has indexes that do not look at every row."""
     index = faiss.IndexFlatIP(embeddings_ND.shape[1])
     index.add(embeddings_ND)
     cosines_1K, rows_1K = index.search(query_D[None], min(top, len(embeddings_ND)))
