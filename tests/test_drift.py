@@ -305,8 +305,8 @@ def test_what_cannot_be_looked_into_says_what_can(hard: Bundle) -> None:
     other = Bundle(hard.path, replace(hard.manifest, model=tiny_spec(depth=2)))
     with pytest.raises(BundleError, match="differ in model; give bundles of one model and clip"):
         report_drift(hard, against=other)
-    with pytest.raises(BundleError, match=r"there is no clip 3; .* holds 3, numbered from 0"):
-        report_drift(hard, clip=3)
+    with pytest.raises(BundleError, match=r"there is no clip 4; .* holds 4, numbered from 0"):
+        report_drift(hard, clip=4)
     eight = Bundle(hard.path, replace(hard.manifest, precision="int8"))
     with pytest.raises(BundleError, match="is int8, a reference is float32; give one with --against"):
         report_drift(eight)
