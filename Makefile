@@ -12,14 +12,14 @@ CLIPS   ?=
 
 BIN    := .venv/bin
 VJEPA2 := $(BIN)/vjepa2
-EXTRAS := torch,export,finetune,onnxruntime,openvino,video,parquet,report,dev
+EXTRAS := torch,export,finetune,onnxruntime,openvino,video,parquet,prometheus,report,dev
 ifeq ($(GPU),1)
-EXTRAS := torch,export,finetune,onnxruntime-gpu,tensorrt,video,parquet,report,dev
+EXTRAS := torch,export,finetune,onnxruntime-gpu,tensorrt,video,parquet,prometheus,report,dev
 endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream prove-precision clean
+.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start bench-throughput gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream prove-precision clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -46,7 +46,7 @@ EDGE := .venv-edge/bin
 ifneq ($(PYTHON310),)
 	test -x $(EDGE)/vjepa2 || { $(PYTHON310) -m venv .venv-edge && $(EDGE)/python -m pip install --quiet . && \
 	  (cd / && $(CURDIR)/$(EDGE)/python -c 'import vjepa2, vjepa2.runtime') && $(EDGE)/vjepa2 doctor >/dev/null; }
-	$(EDGE)/python -m pip install --quiet --constraint constraints.txt '.[onnxruntime,openvino,video,parquet]' pytest pytest-timeout psutil
+	$(EDGE)/python -m pip install --quiet --constraint constraints.txt '.[onnxruntime,openvino,video,parquet,prometheus]' pytest pytest-timeout psutil
 	touch $@
 endif
 
@@ -97,6 +97,10 @@ bench-backends: install  ## seconds a clip of each CPU backend on ViT-L cut to 2
 bench-start: install  ## from nothing to the first embedding of ViT-L: import, hash, load, first clip, beside transformers
 	test -f artifacts/vitl-16x256-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --frames 16 -o artifacts/vitl-16x256-fp32
 	$(BIN)/python benchmarks/start.py artifacts/vitl-16x256-fp32
+
+bench-throughput: install  ## encode on 64 short videos beside its backend on ready clips: ViT-L cut to 6 layers, 8 frames of 192, in turns
+	test -f artifacts/vitl-6-layers-8x192-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --layers 6 --frames 8 --size 192 --no-simplify -o artifacts/vitl-6-layers-8x192-fp32
+	$(BIN)/python benchmarks/throughput.py artifacts/vitl-6-layers-8x192-fp32
 
 bench-memory: install  ## what ONNX Runtime holds beside what `vjepa2 plan` says: both graphs, 8 to 64 frames (6 GB of memory)
 	$(BIN)/python benchmarks/memory.py

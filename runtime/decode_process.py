@@ -71,7 +71,7 @@ class DecodeProcess:
             raise MissingDependencyError(ready.missing)
 
     def run(self, file: int, request: ClipRequest) -> Iterator[SampledClip | Finished]:
-        """Each clip of an open video, then how it went.
+        """Set the worker to an open video, at once; each clip of it, then how it went. It works two clips ahead.
 
         A `VideoError` if the worker was too slow, spoke nonsense or died; it is then good for nothing but `close`.
         """
@@ -82,24 +82,7 @@ class DecodeProcess:
             socket.send_fds(self._channel, [encode_message(job)], [file, memory])
         except OSError as error:
             raise self._explain_death() from error
-        while True:
-            message = self._receive(ClipDone, Finished, within_s=self._limits.deadline_s)
-            if isinstance(message, Finished):
-                yield message
-                return
-            assert isinstance(message, ClipDone)
-            if not 0 <= message.slot < slots:
-                raise VideoError(f"its decoder spoke out of turn (slot {message.slot} of {slots})")
-            start = message.slot * request.clip_bytes
-            clip = np.frombuffer(shared, np.uint8, request.clip_bytes, start).copy()
-            self._send(Free(message.slot))
-            yield SampledClip(
-                views_VTHWC=clip.reshape(request.clip_shape),
-                number=message.number,
-                clips=message.clips,
-                start_s=message.start_s,
-                end_s=message.end_s,
-            )
+        return self._take_clips(shared, request, slots)
 
     def follow(self, job: FollowJob, files: Sequence[int] = ()) -> Iterator[LiveFrame | Ended]:
         """Each frame of a live source, then how it ended; a `VideoError` as `run` has it, also for a silent source."""
@@ -155,6 +138,26 @@ class DecodeProcess:
             os.close(self._lifeline)
             self._lifeline = -1
         self._unshare()
+
+    def _take_clips(self, shared: mmap.mmap, request: ClipRequest, slots: int) -> Iterator[SampledClip | Finished]:
+        while True:
+            message = self._receive(ClipDone, Finished, within_s=self._limits.deadline_s)
+            if isinstance(message, Finished):
+                yield message
+                return
+            assert isinstance(message, ClipDone)
+            if not 0 <= message.slot < slots:
+                raise VideoError(f"its decoder spoke out of turn (slot {message.slot} of {slots})")
+            start = message.slot * request.clip_bytes
+            clip = np.frombuffer(shared, np.uint8, request.clip_bytes, start).copy()
+            self._send(Free(message.slot))
+            yield SampledClip(
+                views_VTHWC=clip.reshape(request.clip_shape),
+                number=message.number,
+                clips=message.clips,
+                start_s=message.start_s,
+                end_s=message.end_s,
+            )
 
     def _share(self, size: int) -> tuple[int, mmap.mmap]:
         """Memory without a name, that nobody can shrink beneath us; kept for as long as its size is right."""

@@ -56,8 +56,12 @@ def fit_views(
         part = slice(first, first + _TOGETHER)
         fitted_VTHWC[:, part] = fit_frames(frames_THWC[part], clip, views, crop)
 
+    parts = range(0, len(frames_THWC), _TOGETHER)
+    if len(parts) == 1:  # to start a thread for it takes longer than to do it
+        fit(0)
+        return fitted_VTHWC
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(fit, range(0, len(frames_THWC), _TOGETHER)))
+        list(pool.map(fit, parts))
     return fitted_VTHWC
 
 

@@ -12,10 +12,9 @@ from types import TracebackType
 import numpy as np
 
 from vjepa2.bundle import Bundle
-from vjepa2.errors import BackendError
 
-from .backends import Backend
 from .backends.base import FloatArray, FramesArray
+from .batching import BatchQueue
 from .decode_messages import ClipRequest
 from .novelty import NoveltyMemory
 from .picking import parse_live_sampling
@@ -161,7 +160,8 @@ class EmbeddingStream:
 
 
 def open_stream(
-    backend: Backend,
+    queue: BatchQueue,
+    bundle: Bundle,
     source: str | Path | Source,
     *,
     stride: str = "1s",
@@ -169,24 +169,18 @@ def open_stream(
     clock: Clock | None = None,
     notify: Notify = lambda _: None,
 ) -> EmbeddingStream:
-    """Embed a live source as it comes; `notify` is told of gaps and reconnections, from another thread."""
+    """Embed a live source as it comes, by the backend behind `queue`, which others may use too.
+
+    `notify` is told of gaps and reconnections, from another thread.
+    """
     playing = playing or Playing()
     parse_live_sampling(playing.sampling)
-    dim, clip = find_dim(backend.bundle), ClipRequest.of(backend.bundle.manifest)
+    (dim,), clip = queue.row_shape("embedding"), ClipRequest.of(bundle.manifest)
     maker = WindowMaker(clip.frames, parse_stride(stride), speed=playing.speed)
     opened = open_source(source, playing, clip)
 
     def encode(frames_THWC: FramesArray) -> FloatArray:
-        embeddings_BD = backend.run(frames_THWC[None], ("embedding",)).by_name()["embedding"]
-        embedding_D: FloatArray = embeddings_BD[0]
+        embedding_D: FloatArray = queue.submit(frames_THWC[None], "embedding").result()[0]
         return embedding_D
 
     return EmbeddingStream(opened, maker, encode, dim, clock or Clock(), notify)
-
-
-def find_dim(bundle: Bundle) -> int:
-    """Channels of a bundle's embedding; a `BackendError` if it has none."""
-    for info in bundle.manifest.outputs:
-        if info.name == "embedding":
-            return int(info.shape[-1])
-    raise BackendError(f"{bundle.path.name} has no embedding, its head is {bundle.manifest.head}; export one that has")

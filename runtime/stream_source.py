@@ -138,6 +138,7 @@ class WorkerSource:
 
     def _run(self, files: list[int]) -> Iterator[LiveFrame]:
         worker, keep = self._decoder.take_worker(), False
+        assert worker
         try:
             for event in worker.follow(self._job, files):
                 if isinstance(event, LiveFrame):

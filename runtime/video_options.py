@@ -25,9 +25,11 @@ class BackendChoice:
     precision: Executed | None
     allow: tuple[str, ...]
 
-    def open(self, bundle: Path) -> EmbeddingEngine:
-        """The bundle, verified and loaded as was asked."""
-        return EmbeddingEngine.open(bundle, self.name, device=self.device, precision=self.precision, allow=self.allow)
+    def open(self, bundle: Path, *, decoders: int = 1) -> EmbeddingEngine:
+        """The bundle, verified and loaded as was asked, behind so many decoders."""
+        return EmbeddingEngine.open(
+            bundle, self.name, device=self.device, precision=self.precision, allow=self.allow, decoders=decoders
+        )
 
 
 _BACKEND_OPTIONS = (

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = {
     "av", "click", "cuda", "huggingface_hub", "jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript",
-    "onnxsim", "openvino", "PIL", "pyarrow", "rich", "safetensors", "tensorrt", "torch", "transformers",
+    "onnxsim", "openvino", "PIL", "prometheus_client", "pyarrow", "rich", "safetensors", "tensorrt", "torch",
+    "transformers",
 }  # fmt: skip
 
 # a file or folder -> third-party libraries that it may import; the longest match counts
@@ -82,7 +83,10 @@ MAY_IMPORT = {
     "runtime/video_options.py": {"click"},
     "runtime/embedding.py": {"numpy"},
     "runtime/video.py": {"numpy", "av"},
-    "runtime/parquet.py": {"pyarrow"},
+    "runtime/parquet.py": {"numpy", "pyarrow"},
+    "runtime/prometheus.py": {"prometheus_client"},
+    "runtime/metrics.py": set(),
+    "runtime/waiting_line.py": set(),
     "runtime/picking.py": set(),
     "runtime/stream_cli.py": {"click", "rich"},
     "runtime/stream_feed.py": set(),
@@ -165,6 +169,7 @@ def test_every_file_knows_its_room(path: Path) -> None:
         ("runtime/embedding.py", "from vjepa2.export import pipeline"),
         ("runtime/embedding.py", "from vjepa2.encoder import Encoder"),
         ("runtime/parity.py", "from torch import nn"),
+        ("runtime/metrics.py", "import prometheus_client"),
         ("runtime/backends/onnxrt.py", "import torch"),
         ("runtime/backends/trt.py", "import torch"),
         ("runtime/backends/cuda.py", "from cuda.bindings import driver"),

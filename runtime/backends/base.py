@@ -116,7 +116,7 @@ class Backend(ABC):
         names is computed into the result, and the result is the caller's to keep.
         """
         extras = dict(inputs or {})
-        self._check(frames_BTHWC, outputs)
+        self.check(frames_BTHWC, outputs)
         check_extras(self.bundle.manifest, extras, len(frames_BTHWC))
         count = len(frames_BTHWC)
         step, is_fixed = self._clips_a_call(count), self.bundle.manifest.batch != "dynamic"
@@ -128,6 +128,19 @@ class Backend(ABC):
         return Outputs.from_names(
             {name: np.concatenate([part[name] for part in parts])[:count] for name in dict.fromkeys(outputs)}
         )
+
+    def check(self, frames_BTHWC: FramesArray, outputs: Sequence[OutputName]) -> None:
+        """Raise `BackendError` unless `run` would take these."""
+        if not self._is_open:
+            raise BackendError(f"the {self.name} backend is closed; open it again")
+        held = [info.name for info in self.bundle.manifest.outputs]
+        unknown = [name for name in outputs if name not in held]
+        if unknown or not outputs:
+            raise BackendError(f"the bundle has no output {unknown}; it has {', '.join(held)}")
+        must = self.bundle.manifest.frames_shape
+        shape, dtype = np.shape(frames_BTHWC), getattr(frames_BTHWC, "dtype", None)
+        if dtype != np.uint8 or len(shape) != 5 or shape[1:] != must or not shape[0]:
+            raise BackendError(f"frames are {dtype} {list(shape)}; they must be uint8 [B, {', '.join(map(str, must))}]")
 
     def close(self) -> None:
         """Free what the backend holds. Safe to call twice."""
@@ -166,18 +179,6 @@ class Backend(ABC):
                 "export one in that precision, or choose another backend"
             )
         return asked or stored
-
-    def _check(self, frames_BTHWC: FramesArray, outputs: Sequence[OutputName]) -> None:
-        if not self._is_open:
-            raise BackendError(f"the {self.name} backend is closed; open it again")
-        held = [info.name for info in self.bundle.manifest.outputs]
-        unknown = [name for name in outputs if name not in held]
-        if unknown or not outputs:
-            raise BackendError(f"the bundle has no output {unknown}; it has {', '.join(held)}")
-        must = self.bundle.manifest.frames_shape
-        shape, dtype = np.shape(frames_BTHWC), getattr(frames_BTHWC, "dtype", None)
-        if dtype != np.uint8 or len(shape) != 5 or shape[1:] != must or not shape[0]:
-            raise BackendError(f"frames are {dtype} {list(shape)}; they must be uint8 [B, {', '.join(map(str, must))}]")
 
 
 def normalise(frames_BTHWC: FramesArray, mean: Sequence[float], std: Sequence[float]) -> FloatArray:
