@@ -278,6 +278,13 @@ def test_sources_are_told_apart() -> None:
             WorkerSource(found, playing, CLIP)
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_what_is_no_length_of_time_is_refused(value: float) -> None:
+    for name in ("speed", "max_gap_s", "stall_s"):
+        with pytest.raises(VideoError, match=f"{name} is {value}; it must be a number above 0"):
+            Playing(**{name: value})  # type: ignore[arg-type]
+
+
 def test_a_device_that_is_no_camera_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vjepa2.runtime.stream_source._CAMERA", re.compile("/dev/null"))
     with pytest.raises(VideoError, match="/dev/null is no camera; it must be a device of V4L2"):
