@@ -8,38 +8,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
 
 from vjepa2.bundle import REFERENCE, WEIGHTS, Bundle
-from vjepa2.errors import ExportError
 from vjepa2.extras import import_with_extra
-from vjepa2.headed import Headed, compute_outputs, count_frames, embed_clips
-from vjepa2.manifest import CROP_DOWN, Crop, GraphInfo, Manifest, ParityVerdict, Precision, TensorInfo
-from vjepa2.runtime.backends import Outputs
-from vjepa2.runtime.backends.base import FramesArray, normalise
-from vjepa2.runtime.clip_reader import ClipReader
-from vjepa2.runtime.decode_messages import ClipRequest
-from vjepa2.runtime.decoder import VIDEO_SUFFIXES
+from vjepa2.headed import Headed, count_frames
+from vjepa2.manifest import GraphInfo, Manifest, ParityVerdict, Precision, TensorInfo
 from vjepa2.runtime.parity import GATES, Reference
-from vjepa2.runtime.scenes import generate_scene
-from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, OutputName
 
+from .canaries import compute_mistaken
 from .describe import ExportRequest, describe_export
-from .extras import ExtraArrays, describe_extras, make_extras
+from .extras import describe_extras, make_extras
 from .lint import demand_clean, lint_file
 from .load_model import load_model
 from .prove import PROVERS, make_runner, prove_graph
 from .quantize import Eight, EightBits, choose_layers
+from .reference import compute_reference, gather_clips
 from .simplify import Simplification, simplify_graph
 from .targets import TARGETS_OF
 from .trace import trace_model
 from .variants import make_variants
 from .weights_file import write_tensors
 
-_LEAST_CLIPS = 3
+__all__ = ["ExportResult", "Stages", "compute_reference", "export_bundle", "gather_clips"]
+
 _EIGHT_BITS: dict[Precision, Eight] = {"int8": "int8", "fp8": "fp8"}
 
 
@@ -103,6 +96,8 @@ def _write_weights(
         extras = describe_extras(model, request.context, request.targets)
     with stages.stage("run PyTorch"):
         reference, ranges = _run_model(model, extras, request)
+    with stages.stage("run canaries"):
+        reference = replace(reference, mistaken=compute_mistaken(model, reference))
         reference.save(folder / REFERENCE)
     shapes = {name: array.shape for name, array in reference.outputs.by_name().items()}
     with stages.stage("trace"):
@@ -139,49 +134,6 @@ def _prove_with(model: Headed, extras: tuple[TensorInfo, ...], request: ExportRe
     clip = replace(model.encoder.clip, frames=count_frames(model), tubelet=1)
     frames_BTHWC = gather_clips(clip, request.clips, request.crop)
     return compute_reference(model, frames_BTHWC, make_extras(model, extras, len(frames_BTHWC)))
-
-
-def gather_clips(clip: ClipSpec, folder: Path | None, crop: Crop = CROP_DOWN) -> FramesArray:
-    """Frames `[B, T, H, W, 3]` to prove the graphs on: every video of `folder`, and generated scenes up to three."""
-    clips = [] if folder is None else _read_clips(clip, folder, crop)
-    for seed in range(len(clips), _LEAST_CLIPS):
-        clips.append(generate_scene(clip.frames, clip.height, clip.width, seed=seed))
-    return np.stack(clips)
-
-
-def _read_clips(clip: ClipSpec, folder: Path, crop: Crop) -> list[FramesArray]:
-    if not folder.is_dir():
-        raise ExportError(f"{folder} is not a folder; --clips takes a folder of videos")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
-    if not files:
-        raise ExportError(f"{folder} holds no video ({', '.join(VIDEO_SUFFIXES)})")
-    with ClipReader(ClipRequest(frames=clip.frames, height=clip.height, width=clip.width, crop=crop)) as reader:
-        return [reader.read_one(file, pad="repeat-last") for file in files]
-
-
-def compute_reference(model: Headed, frames_BTHWC: FramesArray, inputs: ExtraArrays) -> Reference:
-    """What PyTorch float32 makes of the clips, one at a time."""
-    rows: list[dict[OutputName, Tensor]] = []
-    norms: list[Tensor] = []
-
-    def keep_norms(_: nn.Module, streams: tuple[Tensor, ...]) -> None:
-        norms.append(streams[0].norm(dim=-1).flatten())
-
-    hook = model.encoder.last_norm.register_forward_pre_hook(keep_norms)
-    of_clip = []
-    with torch.inference_mode():
-        for index, frames in enumerate(frames_BTHWC):
-            clip_BTCHW = torch.from_numpy(normalise(frames[None], RGB_MEAN, RGB_STD))
-            extras = [torch.from_numpy(array[index : index + 1]) for array in inputs.values()]
-            rows.append(compute_outputs(model, embed_clips(model, clip_BTCHW), extras))
-            of_clip.append(norms[-1])  # an earlier one is of a layer below, through the same LayerNorm
-    hook.remove()
-    return Reference(
-        frames_BTHWC=frames_BTHWC,
-        norms_BN=torch.stack(of_clip).numpy(),
-        outputs=Outputs.from_names({name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]}),
-        inputs=inputs,
-    )
 
 
 def _write_graph(

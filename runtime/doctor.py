@@ -68,9 +68,12 @@ def diagnose(bundle: Bundle | None = None) -> Diagnosis:
 
 def _examine(name: str, bundle: Bundle | None) -> Finding:
     lacks = find_missing(name, bundle=bundle)
-    library = BACKENDS[name].library
-    version = _version(library) or _version(f"{library}-gpu")
-    return Finding(name=name, usable=lacks is None, version=version, lacks=lacks)
+    return Finding(name=name, usable=lacks is None, version=find_version(BACKENDS[name].library), lacks=lacks)
+
+
+def find_version(library: str) -> str | None:
+    """The version of an inference library, whichever distribution brought it; None if it is not installed."""
+    return _version(library) or _version(f"{library}-gpu")
 
 
 def _find_tool(library: str, extra: str, purpose: str) -> Finding:

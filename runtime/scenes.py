@@ -1,10 +1,17 @@
-"""What does a generated clip show: textured shapes that move over a moving ground, from a seed."""
+"""What does a generated clip show: textured shapes that move over a moving ground, from a seed, and what is odd."""
+
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+Frames = npt.NDArray[np.uint8]
+OddClip = Literal["static", "black", "flashing", "noise", "saturated", "fast"]
+_CUTS = 1000  # seeds of the scenes that a fast clip shows, apart from those of other clips
 
-def generate_scene(frames: int, height: int, width: int, *, seed: int = 0, step: float = 6.0) -> npt.NDArray[np.uint8]:
+
+def generate_scene(frames: int, height: int, width: int, *, seed: int = 0, step: float = 6.0) -> Frames:
     """Frames `[T, H, W, 3]`, uint8 RGB; everything moves by about `step` pixels a frame, so frame order matters."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width].astype(np.float64)
@@ -26,3 +33,48 @@ def generate_scene(frames: int, height: int, width: int, *, seed: int = 0, step:
             frame[inside] = colour
         scene[time] = np.clip(frame, 0, 255)
     return scene
+
+
+def generate_odd_clip(kind: OddClip, frames: int, height: int, width: int) -> Frames:
+    """Frames `[T, H, W, 3]` of a kind that moving scenes are not; the same for the same numbers."""
+    return _ODD[kind](frames, height, width)
+
+
+def _static(frames: int, height: int, width: int) -> Frames:
+    return np.repeat(generate_scene(1, height, width, seed=11), frames, axis=0)
+
+
+def _black(frames: int, height: int, width: int) -> Frames:
+    return np.zeros((frames, height, width, 3), np.uint8)
+
+
+def _flashing(frames: int, height: int, width: int) -> Frames:
+    """Every other frame at half its brightness."""
+    scene = generate_scene(frames, height, width, seed=12)
+    scene[1::2] //= 2
+    return scene
+
+
+def _noise(frames: int, height: int, width: int) -> Frames:
+    return np.random.default_rng(13).integers(0, 256, (frames, height, width, 3), np.uint8)
+
+
+def _saturated(frames: int, height: int, width: int) -> Frames:
+    """Nothing but 0 and 255."""
+    return np.where(generate_scene(frames, height, width, seed=14) > 127, 255, 0).astype(np.uint8)
+
+
+def _fast(frames: int, height: int, width: int) -> Frames:
+    """Every frame another scene in strong colours: no video of the world changes more from frame to frame."""
+    cuts = [generate_scene(1, height, width, seed=_CUTS + number) for number in range(frames)]
+    return np.clip((np.concatenate(cuts).astype(np.int16) - 127) * 3 + 127, 0, 255).astype(np.uint8)
+
+
+_ODD: dict[OddClip, Callable[[int, int, int], Frames]] = {
+    "static": _static,
+    "black": _black,
+    "flashing": _flashing,
+    "noise": _noise,
+    "saturated": _saturated,
+    "fast": _fast,
+}

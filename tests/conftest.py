@@ -67,13 +67,17 @@ def usable_backends() -> tuple[str, ...]:
 PREBUILT = os.environ.get("VJEPA2_TEST_BUNDLES")
 
 
-def make_bundle(name: str, folder: Path, **options: object) -> Path:
+def make_bundle(name: str, folder: Path, model: ModelSpec | None = None, **options: object) -> Path:
     """A finished bundle of a tiny model, exported with `options`, or the one that was handed over under `name`."""
     if PREBUILT:
         return Path(PREBUILT) / name
+    from vjepa2.checkpoints import Request  # noqa: PLC0415
     from vjepa2.export.pipeline import export_bundle  # noqa: PLC0415
 
-    return export_bundle(tiny_request(**options), folder / "bundle").bundle.path
+    request = tiny_request(**options)
+    if model is not None:
+        request = replace(request, weights=Request(source="random", model=model))
+    return export_bundle(request, folder / "bundle").bundle.path
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +97,14 @@ def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose graphs take any number of clips a call, as normalised floats."""
     folder = tmp_path_factory.mktemp("dynamic")
     return make_bundle("dynamic", folder, batch="dynamic", graph_input="pixel_values_videos", simplify=False)
+
+
+@pytest.fixture(scope="session")
+def smallest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose calls take a tenth of a millisecond, of any number of clips."""
+    model = tiny_spec(32, heads=1, depth=1, clip=ClipSpec(frames=2, height=32, width=32))
+    folder = tmp_path_factory.mktemp("smallest")
+    return make_bundle("smallest", folder, model, batch="dynamic", simplify=False)
 
 
 @pytest.fixture

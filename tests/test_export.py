@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 from tests.conftest import TINY_CLIP, tiny_encoder, tiny_request, tiny_spec
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, WEIGHTS, Bundle
 from vjepa2.checkpoints import Request
-from vjepa2.errors import ExportError, ParityError
+from vjepa2.errors import ExportError, ParityError, VideoError
 from vjepa2.export import pipeline
 from vjepa2.export.describe import ExportRequest
 from vjepa2.export.lower import lower_graph
@@ -236,15 +236,15 @@ def test_real_clips_prove_the_graphs_where_they_are_given(
         write_video(scene, name).rename(clips / name)
     bundle = export_bundle(tiny_request(clips=clips, simplify=False), tmp_path / "bundle").bundle
     frames = Reference.load(bundle).frames_BTHWC
-    assert len(frames) == bundle.manifest.parity[PORTABLE].clips == 3
+    assert len(frames) == bundle.manifest.parity[PORTABLE].clips == 4
     assert np.array_equal(frames[0], frames[1])
     assert not np.array_equal(frames[1], frames[2]), "a generated one fills up to three"
 
 
 def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=f"{tmp_path.name} holds no video"):
+    with pytest.raises(VideoError, match=f"{tmp_path.name} holds no video"):
         export_bundle(tiny_request(clips=tmp_path), tmp_path / "bundle")
-    with pytest.raises(ExportError, match="none is not a folder; --clips takes a folder of videos"):
+    with pytest.raises(VideoError, match="none is not a folder; --clips takes a folder of videos"):
         export_bundle(tiny_request(clips=tmp_path / "none"), tmp_path / "bundle")
 
 

@@ -26,6 +26,7 @@ from vjepa2.headed import ActionEncoder, PredictiveEncoder
 from vjepa2.runtime import Reference, check_parity, open_backend
 from vjepa2.runtime.backends.base import FramesArray
 from vjepa2.runtime.parity import GATES
+from vjepa2.runtime.parity_run import ParityRequest, run_parity
 from vjepa2.spec import ClipSpec, ModelSpec
 
 CLIP = ClipSpec(frames=4, height=32, width=48)
@@ -84,6 +85,20 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]
         return made[head]
 
     return find
+
+
+@pytest.mark.parametrize("head", ["tokens", "classifier", "predictor", "action"])
+def test_a_comparison_takes_every_head_and_its_gate_fails_every_mistake(
+    head: str, bundles: Callable[[str], Bundle]
+) -> None:
+    request = ParityRequest(bundles=(bundles(head),), backends=("onnxruntime",))
+    report = run_parity(request, save=lambda _: None)
+    (row,) = report.candidates
+    assert report.passed, (report.invalid, [clip.faults for clip in row.clips])
+    assert len(row.clips) == 12
+    assert (row.neighbours is None) == (head != "classifier"), "the others have no embedding"
+    assert row.worst.agreement == (1 if head == "classifier" else None)
+    assert len(report.canaries) == 8
 
 
 def extras_of(bundle: Bundle, rows: int) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_what_export_wrote_passes(name: str, reference: Reference, exported: Pat
     with open_backend(Bundle.open(exported), name) as backend:
         verdict = check_parity(reference, backend, GATE)
     assert verdict.passed
-    assert verdict.clips == 3
+    assert verdict.clips == 4
     assert verdict.probe_cosine < 0.9
 
 
@@ -109,7 +109,8 @@ def test_shuffled_frames_are_the_same_frames_elsewhere() -> None:
 
 def test_the_probe_is_the_clip_that_moves_most(reference: Reference) -> None:
     frames = reference.frames_BTHWC.copy()
-    frames[:2] = frames[:2, :1]
+    assert reference.probe == 3, "the fast clip, the last one"
+    frames[[0, 1, 3]] = frames[[0, 1, 3], :1]
     assert replace(reference, frames_BTHWC=frames).probe == 2
 
 
@@ -122,7 +123,16 @@ def test_norms_are_those_before_the_final_layer_norm(reference: Reference) -> No
 def test_a_reference_with_something_missing_is_refused(bundle_copy: Path) -> None:
     bundle = Bundle.open(bundle_copy)
     np.savez(bundle_copy / REFERENCE, frames_BTHWC=np.zeros(1))
-    with pytest.raises(BundleError, match=r"lacks \['embeddings_BD', 'norms_BN', 'tokens_BND'\]; export again"):
+    with pytest.raises(BundleError, match=r"lacks \['block_embeddings_BD', .*'tokens_BND'\]; export again"):
+        Reference.load(bundle)
+
+
+def test_a_reference_with_something_foreign_is_refused(bundle_copy: Path) -> None:
+    bundle = Bundle.open(bundle_copy)
+    with np.load(bundle_copy / REFERENCE) as arrays:
+        held = dict(arrays)
+    np.savez(bundle_copy / REFERENCE, **held, more=np.zeros(1))
+    with pytest.raises(BundleError, match=r"lacks \[\] and has \['more'\], which nothing reads; export again"):
         Reference.load(bundle)
 
 
@@ -183,6 +193,35 @@ def test_a_quiet_token_that_is_no_number_fails() -> None:
     assert "quiet_cosine is no number" in judge("fp16", spoil(1, float("nan")), norms)
 
 
+def test_a_reference_that_is_no_number_passes_nothing() -> None:
+    norms = np.full_like(NORMS_BN, np.nan)
+    assert not judge("fp16", TOKENS_BND, norms), "the norms alone make no token quiet"
+    broken = np.full_like(TOKENS_BND, np.nan)
+    figures = compare_outputs({"tokens": broken}, {"tokens": TOKENS_BND}, norms, 0.1)
+    assert figures.faults(GATES["fp16"])
+    assert figures.finite, "what was given is"
+
+
+def test_of_few_tokens_there_is_no_first_percentile_and_the_worst_is_held_to_its_limit() -> None:
+    gate = GATES["int8"]
+    few, spoilt = TOKENS_BND[:, :99], spoil(1, 3.0)[:, :99]
+    figures = compare_outputs({"tokens": few}, {"tokens": spoilt}, NORMS_BN[:, :99], gate.quiet)
+    assert (figures.token_p01, figures.counted_tokens, figures.worst_token) == (None, 99, 0)
+    assert [fault.split()[0] for fault in figures.faults(gate)] == ["token_p01"]
+    assert not judge("int8", spoil(1, 3.0)), "of 200 one is not the first percentile"
+
+
+def test_the_frobenius_norm_is_that_of_the_textbook() -> None:
+    tokens = np.array([[[3.0, 0.0], [0.0, 4.0]]], np.float32)
+    figures = compare_outputs({"tokens": tokens}, {"tokens": tokens + 1}, np.ones((1, 2), np.float32), 0)
+    assert figures.relative_frobenius == pytest.approx(2 / 5)
+
+
+def test_every_gate_says_where_it_comes_from() -> None:
+    assert all(gate.source for gate in GATES.values())
+    assert GATES["fp32"].limits == {"embedding": 0.99999, "token_worst": 0.99999, "relative_max": 1e-4}
+
+
 def test_eight_bits_keep_the_class() -> None:
     gate = GATES["int8"]
     logits = np.array([[0.0, 1.0, 2.0, 40.0, 40.1]], np.float32)
@@ -197,7 +236,7 @@ def test_less_is_accepted_by_name_and_the_verdict_says_so(reference: Reference) 
     gate = GATES["fp16"]
     refused = check_parity(reference, backend, gate)
     assert not refused.passed
-    limits = {"token_worst": -0.5, "token_p01": 0.1}
+    limits = {"token_worst": -0.5, "token_p01": -0.5}  # of 48 tokens the worst is held to both
     verdict = check_parity(reference, backend, gate.accept(limits))
     assert verdict.passed
     assert verdict.accepted == limits

@@ -223,7 +223,7 @@ def test_only_linears_are_in_8_bits(kind: str, bundles: Callable[[str], Bundle])
     }  # fmt: skip
     calibration = bundle.manifest.calibration
     assert calibration is not None
-    assert (calibration.method, calibration.clips, calibration.source) == ("percentile", 3, "generated")
+    assert (calibration.method, calibration.clips, calibration.source) == ("percentile", 4, "generated")
 
 
 def test_onnx_runtime_computes_int8_in_8_bits(bundles: Callable[[str], Bundle], scene: FramesArray) -> None:

@@ -57,6 +57,19 @@ def test_half_precisions_are_to_be_had_by_name(precision: Executed, most: float,
     assert 1e-5 < np.abs(embeddings - reference.outputs.embeddings_BD).max() < most
 
 
+@pytest.mark.parametrize("name", ["exported", "in_threes", "dynamic"])
+def test_norms_beside_the_outputs_are_those_that_export_stored(name: str, request: pytest.FixtureRequest) -> None:
+    bundle = Bundle.open(request.getfixturevalue(name))
+    reference = Reference.load(bundle)
+    assert reference.outputs.tokens_BND is not None
+    with open_backend(bundle, "pytorch") as backend:
+        assert isinstance(backend, PyTorchBackend)
+        results, norms_BN = backend.run_with_norms(reference.frames_BTHWC[1], ("tokens",), {})
+    assert results.tokens_BND is not None
+    np.testing.assert_allclose(norms_BN, reference.norms_BN[1:2], rtol=1e-4)
+    np.testing.assert_allclose(results.tokens_BND, reference.outputs.tokens_BND[1:2], atol=1e-4)
+
+
 @pytest.fixture
 def coarse() -> Iterator[None]:
     """An app that told PyTorch to be quick about float32."""

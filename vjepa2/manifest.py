@@ -98,7 +98,7 @@ class ParityVerdict:
     clips: int
     embedding_cosine: float | None  # of the worst of what is one vector a clip; None if nothing is
     token_cosine: float  # of the worst token that counts, of the encoder's or predicted
-    token_p01: float  # first percentile of those that count, of the worst clip
+    token_p01: float  # first percentile of those that count, or the worst of fewer than 100, of the worst clip
     token_median: float  # of all tokens, of the worst clip
     quiet_tokens: int  # most in a clip, that do not count: a tiny norm before the final LayerNorm
     quiet_cosine: float | None  # of the worst of these

@@ -20,7 +20,7 @@ from vjepa2.headed import Headed, compute_outputs, embed_clips
 from vjepa2.manifest import Manifest, StoredParameter
 from vjepa2.spec import OutputName
 
-from .base import Backend, FloatArray, FramesArray, InputArray, RunOptions, normalise
+from .base import Backend, FloatArray, FramesArray, InputArray, Outputs, RunOptions, normalise
 from .placement import Executed, check_placement, count_nodes
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -82,6 +82,25 @@ class PyTorchBackend(Backend):
         with torch.inference_mode(), mode:
             results = compute_outputs(self._model, embed_clips(self._model, clips.to(self.device)), inputs)
         return {name: results[name].float().cpu().numpy() for name in outputs}
+
+    def run_with_norms(
+        self, frames_THWC: FramesArray, outputs: Sequence[OutputName], inputs: Mapping[str, InputArray]
+    ) -> tuple[Outputs, FloatArray]:
+        """As `run` for one clip, and the norms `[1, N]` of its tokens before the final LayerNorm."""
+        assert self._model is not None
+        norms: list[Tensor] = []
+
+        def keep_norms(_: nn.Module, streams: tuple[Tensor, ...]) -> None:
+            norms.append(streams[0].norm(dim=-1).flatten())
+
+        hook = self._model.encoder.last_norm.register_forward_pre_hook(keep_norms)
+        try:
+            results = self.run(frames_THWC[None], outputs, inputs)
+        finally:
+            hook.remove()
+        # an earlier one is of a layer below, through the same LayerNorm; a graph's batch is filled up behind the clip
+        clips = max(1, self._clips_a_call(1))
+        return results, norms[-1].reshape(clips, -1)[:1].float().cpu().numpy()
 
     def _release(self) -> None:
         self._model = None
