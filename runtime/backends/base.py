@@ -131,6 +131,10 @@ class Backend(ABC):
             {name: np.concatenate([part[name] for part in parts])[:count] for name in dict.fromkeys(outputs)}
         )
 
+    def count_clips_a_call(self, count: int) -> int:
+        """How many of `count` clips go through the graph at once."""
+        return self._clips_a_call(count)
+
     def hold(
         self,
         frames_BTHWC: FramesArray,

@@ -14,6 +14,8 @@ Results = dict[OutputName, npt.NDArray[np.float32]]
 class HeldClips(ABC):
     """The clips of one call on one backend, which can be computed on again and again."""
 
+    is_whole: bool = False  # whether holding, computing and fetching are together what `Backend.run` does
+
     @abstractmethod
     def compute(self, calls: int = 1) -> tuple[float, ...] | None:
         """Compute `calls` times and return once that is done.
@@ -29,6 +31,8 @@ class HeldClips(ABC):
 
 class HeldCall(HeldClips):
     """A function of the host that returns when the results are there."""
+
+    is_whole = True
 
     def __init__(self, call: Callable[[], Results]) -> None:
         self._call, self._results = call, Results()

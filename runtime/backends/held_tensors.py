@@ -18,6 +18,7 @@ class HeldTensors(HeldClips):
         self, call: Callable[[], Mapping[OutputName, Tensor]], device: str, outputs: Sequence[OutputName]
     ) -> None:
         self._call, self._device, self._outputs = call, torch.device(device), tuple(outputs)
+        self.is_whole = self._device.type == "cpu"
         self._results: Mapping[OutputName, Tensor] = {}
 
     def compute(self, calls: int = 1) -> tuple[float, ...] | None:

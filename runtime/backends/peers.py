@@ -23,7 +23,7 @@ from .pytorch import DTYPES, PyTorchBackend, PyTorchCompileBackend, keep_exact, 
 
 
 class TransformersBackend(Backend):
-    """Runs VJEPA2Model with PyTorch's fused attention, which is its default. In 16 bits all of it is, as by `dtype=`."""
+    """Runs VJEPA2Model with PyTorch's fused attention, its default. In 16 bits all of it is, as by `dtype=`."""
 
     name: ClassVar[str] = "transformers"
     attention: ClassVar[str] = "sdpa"

@@ -1,0 +1,97 @@
+"""How fast could it be: a clip's operations and bytes over what this device was seen to do, in the same run?"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vjepa2.errors import MissingDependencyError
+from vjepa2.extras import import_with_extra
+from vjepa2.manifest import Manifest
+
+_SIDE = 2048  # of the matrices: as long as a clip has tokens
+_COPIED = 256 * 2**20  # bytes, more than caches hold
+_LEAST_S = 0.3
+_REPEATS = 5
+_WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3fn": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """The best of several tries."""
+
+    measured_by: str
+    precision: str
+    gemm_flops: float  # a second
+    copy_bytes: float  # a second, read and written together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """The shortest that a query could take, by arithmetic or by memory, whichever is longer."""
+
+    rates: Rates
+    flops: int  # of a query: MatMuls of the encoder, two a multiply-add
+    least_bytes: int  # that must travel: weights once a call, frames and results
+    arithmetic_ms: float
+    memory_ms: float
+    bound_ms: float
+    fraction: float  # of the bound that the median of computing reaches
+
+
+def measure_rates(device: str, precision: str, clock: Callable[[], float] = time.perf_counter) -> Rates | str:
+    """What the device does with large matrices and with memory; a sentence where that cannot be measured."""
+    if device == "cpu" and precision == "fp32":
+        return _measure_numpy(clock)
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        return f"nothing here measures what a {device} can do"
+    try:
+        module = import_with_extra("vjepa2.runtime.backends.torch_rates", "torch")
+    except MissingDependencyError as error:
+        return f"the rates of {precision} on {device} are measured by PyTorch: {error}"
+    rates: Rates | str = module.measure_torch_rates(device, precision)
+    return rates
+
+
+def find_limit(manifest: Manifest, clips: int, calls: int, rates: Rates, compute_ms: float) -> Limit:
+    """The limit of a query of `clips` in `calls` calls of the graph, beside the median of computing."""
+    flops = clips * manifest.model.flops(manifest.clip)
+    frames_bytes = clips * int(np.prod(manifest.frames_shape))
+    weights_bytes = sum(
+        int(np.prod(stored.shape)) * _WEIGHT_BYTES[stored.dtype] for stored in manifest.parameters.values()
+    )
+    least_bytes = calls * weights_bytes + frames_bytes + 4 * clips * manifest.clip.tokens * manifest.model.dim
+    arithmetic_ms, memory_ms = 1e3 * flops / rates.gemm_flops, 1e3 * least_bytes / rates.copy_bytes
+    bound_ms = max(arithmetic_ms, memory_ms)
+    return Limit(
+        rates=rates,
+        flops=flops,
+        least_bytes=least_bytes,
+        arithmetic_ms=arithmetic_ms,
+        memory_ms=memory_ms,
+        bound_ms=bound_ms,
+        fraction=bound_ms / compute_ms,
+    )
+
+
+def _measure_numpy(clock: Callable[[], float]) -> Rates:
+    left, right = (np.random.default_rng(seed).random((_SIDE, _SIDE), np.float32) for seed in (0, 1))
+    product = np.empty_like(left)
+    source, target = np.ones(_COPIED // 4, np.float32), np.empty(_COPIED // 4, np.float32)
+    gemm_s = best_of(lambda: np.matmul(left, right, out=product), clock)
+    copy_s = best_of(lambda: np.copyto(target, source), clock)
+    name = f"numpy {np.__version__}: sgemm of {_SIDE}, copy of {_COPIED // 2**20} MiB"
+    return Rates(measured_by=name, precision="fp32", gemm_flops=2 * _SIDE**3 / gemm_s, copy_bytes=2 * _COPIED / copy_s)
+
+
+def best_of(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    """The least seconds of one `work`, of at least five tries and 0.3 s, after one that does not count."""
+    work()
+    times_s: list[float] = []
+    start_s = clock()
+    while len(times_s) < _REPEATS or clock() - start_s < _LEAST_S:
+        before_s = clock()
+        work()
+        times_s.append(clock() - before_s)
+    return min(times_s)
