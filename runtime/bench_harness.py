@@ -110,7 +110,8 @@ class Harness:
         self._note_moment(drafts)
         start_s, rounds = self._here.clock(), 0
         while rounds < _LEAST_ROUNDS or (
-            own.samples < self._needed and self._here.clock() - start_s < self._options.seconds
+            min(draft.samples for draft in drafts) < self._needed
+            and self._here.clock() - start_s < self._options.seconds
         ):
             order = drafts if rounds % 2 == 0 else drafts[::-1]
             for draft in order:

@@ -71,6 +71,7 @@ class QueryTimer:
         self._backend, self._queries, self._output = backend, cycle(queries), output
         self._least_cosine, self._step, self._clock = least_cosine, clips_a_call, clock
         self._is_whole: bool | None = None  # not known before something was held
+        self._results: list[tuple[FloatArray, FloatArray | None]] = []  # of this turn, and what they must be
         self._waits: deque[tuple[float, float]] = deque(maxlen=_MOST_WAITS)  # ms of computing, and of fetching after it
 
     def run(self, calls: int) -> Turn:
@@ -81,10 +82,12 @@ class QueryTimer:
             self._is_whole = held.is_whole
         if self._is_whole:
             pairs = [self._time_steps(query) for query in asked]
+            self._judge()
             compute_ms, whole_ms = tuple(ms for ms, _ in pairs), tuple(ms for _, ms in pairs)
             return Turn(boundary=CALL, compute_ms=compute_ms, end_to_end_ms=whole_ms)
         whole_ms = tuple(self._time_run(query) for query in asked)
         boundary, compute_ms = self._time_held(asked[0], calls)
+        self._judge()
         return Turn(boundary=boundary, compute_ms=compute_ms, end_to_end_ms=whole_ms)
 
     def _hold_parts(self, query: Query, frames_BTHWC: FramesArray) -> Iterator[tuple[slice, HeldClips]]:
@@ -109,8 +112,8 @@ class QueryTimer:
         assert held is not None
         held.fetch()  # what is there already: what fetching takes where nothing has to be waited for
         copying_s = len(parts) * (clock() - end_s)
-        self._refuse_waiting(1e3 * computing_s, 1e3 * (fetching_s - copying_s))
-        self._check(np.concatenate(parts), query.expected)
+        self._waits.append((1e3 * computing_s, 1e3 * (fetching_s - copying_s)))
+        self._results.append((np.concatenate(parts), query.expected))
         return 1e3 * computing_s, 1e3 * (end_s - start_s)
 
     def _time_run(self, query: Query) -> float:
@@ -118,7 +121,7 @@ class QueryTimer:
         start_s = self._clock()
         results = self._backend.run(query.read(), (self._output,), query.inputs).by_name()
         whole_ms = 1e3 * (self._clock() - start_s)
-        self._check(results[self._output], query.expected)
+        self._results.append((results[self._output], query.expected))
         return whole_ms
 
     def _time_held(self, query: Query, calls: int) -> tuple[str, tuple[float, ...]]:
@@ -133,7 +136,8 @@ class QueryTimer:
             else:
                 self._refuse_disagreement(sum(events_ms), 1e3 * (self._clock() - start_s))
                 total_ms += events_ms
-            self._check(held.fetch()[self._output], None if query.expected is None else query.expected[rows])
+            expected = None if query.expected is None else query.expected[rows]
+            self._results.append((held.fetch()[self._output], expected))
         return boundary, tuple(total_ms.tolist())
 
     def _time_calls(self, held: HeldClips, calls: int) -> list[float]:
@@ -146,17 +150,25 @@ class QueryTimer:
         fetched_s = self._clock()
         held.fetch()
         copying_s = self._clock() - fetched_s
-        self._refuse_waiting(1e3 * (stamps_s[-1] - stamps_s[0]), 1e3 * (fetched_s - stamps_s[-1] - copying_s))
+        self._waits.append((1e3 * (stamps_s[-1] - stamps_s[0]), 1e3 * (fetched_s - stamps_s[-1] - copying_s)))
         return [1e3 * (end - start) for start, end in pairwise(stamps_s)]
 
-    def _refuse_waiting(self, computing_ms: float, waited_ms: float) -> None:
+    def _judge(self) -> None:
+        """Hold a turn's times and results against what must be, once they are all there."""
+        self._refuse_waiting()
+        results, self._results = self._results, []
+        for rows, expected in results:
+            self._check(rows, expected)
+
+    def _refuse_waiting(self) -> None:
         """A call that returns before it is done leaves the rest of its time to whoever fetches its results.
 
         Medians are judged: any single fetch may be held up by another process.
         """
-        self._waits.append((computing_ms, waited_ms))
+        if len(self._waits) < _LEAST_WAITS:
+            return
         computing_ms, waited_ms = (statistics.median(times) for times in zip(*self._waits, strict=True))
-        if len(self._waits) >= _LEAST_WAITS and waited_ms > max(_WAIT * computing_ms, _WAIT_MS):
+        if waited_ms > max(_WAIT * computing_ms, _WAIT_MS):
             raise TimingError(
                 f"{self._backend.name} returned after {computing_ms:.3g} ms, and fetching its results then waited "
                 f"{waited_ms:.3g} ms (medians): it is not done when it says so, and its times are not those of "

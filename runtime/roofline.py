@@ -10,7 +10,7 @@ from vjepa2.errors import MissingDependencyError
 from vjepa2.extras import import_with_extra
 from vjepa2.manifest import Manifest
 
-_SIDE = 2048  # of the matrices: as long as a clip has tokens
+_SIDE = 1024  # of the matrices
 _COPIED = 256 * 2**20  # bytes, more than caches hold
 _LEAST_S = 0.3
 _REPEATS = 5

@@ -37,8 +37,10 @@ BACKENDS = {
     "transformers": Entry("peers", "TransformersBackend", "transformers", "baselines"),
     "transformers-eager": Entry("peers", "TransformersEagerBackend", "transformers", "baselines"),
     "transformers-compile": Entry("peers", "TransformersCompileBackend", "transformers", "baselines"),
-    "transformers-onnxruntime": Entry("peers_onnxrt", "TransformersOnnxRuntimeBackend", "transformers", "baselines"),
-    "transformers-openvino": Entry("peers_ov", "TransformersOpenVinoBackend", "transformers", "baselines"),
+    "transformers-onnxruntime": Entry(
+        "peers_onnxrt", "TransformersOnnxRuntimeBackend", "transformers", "baselines,onnxruntime"
+    ),
+    "transformers-openvino": Entry("peers_ov", "TransformersOpenVinoBackend", "transformers", "baselines,openvino"),
 }
 
 
