@@ -67,7 +67,9 @@ def main(folder: Path) -> int:
     assert subject.open().verdict.passed
     backend, clips = subject.backend, Reference.load(Bundle.open(folder)).frames_BTHWC[:, None]
     subject.turn(CALLS)  # looks everything up
-    compute_ms, whole_ms, turns_ms, bare_ms = [], [], [], []
+    compute_ms: list[float] = []
+    whole_ms: list[float] = []
+    turns_ms, bare_ms = [], []
     for _ in range(TURNS):
         start_s = time.thread_time()
         turn = subject.turn(CALLS)

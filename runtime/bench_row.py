@@ -64,7 +64,9 @@ class Finished:
 class Subject(Protocol):
     """A row as the harness sees it, wherever it runs."""
 
-    session: int | None  # of its processes; None: this process
+    @property
+    def session(self) -> int | None:
+        """Of its processes; None: this process."""
 
     def open(self) -> Opened:
         """Start, open and prove it; a `Vjepa2Error` if it does not run."""

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from vjepa2.bundle import Bundle
 from vjepa2.manifest import Manifest, hash_manifest
@@ -150,7 +150,7 @@ class _Watched:
 def _gate_of(manifest: Manifest, executed: str) -> Gate:
     """The gate of the precision that ran; limits that a user put lower at export hold for that precision alone."""
     if executed != manifest.precision:
-        gates: dict[Any, Gate] = {**GATES, "tf32": GATES[_TF32_GATE]}
+        gates: dict[str, Gate] = {**dict(GATES.items()), "tf32": GATES[_TF32_GATE]}
         return gates[executed]
     accepted = next(iter(manifest.parity.values())).accepted if manifest.parity else {}
     return GATES[manifest.precision].accept(accepted)

@@ -49,7 +49,7 @@ def tiny_encoder(spec: ModelSpec | None = None, clip: ClipSpec | None = None, se
     return load_encoder("random", model=spec or tiny_spec(), clip=clip, seed=seed)
 
 
-def tiny_request(clip: ClipSpec = TINY_CLIP, **options: object) -> "ExportRequest":
+def tiny_request(clip: ClipSpec = TINY_CLIP, /, **options: object) -> "ExportRequest":
     """What exports a tiny model; `options` are ExportRequest's."""
     from vjepa2.checkpoints import Request  # noqa: PLC0415
     from vjepa2.export.describe import ExportRequest  # noqa: PLC0415
@@ -68,13 +68,13 @@ def usable_backends() -> tuple[str, ...]:
 PREBUILT = os.environ.get("VJEPA2_TEST_BUNDLES")
 
 
-def make_bundle(name: str, folder: Path, **options: object) -> Path:
+def make_bundle(name: str, folder: Path, clip: ClipSpec = TINY_CLIP, **options: object) -> Path:
     """A finished bundle of a tiny model, exported with `options`, or the one that was handed over under `name`."""
     if PREBUILT:
         return Path(PREBUILT) / name
     from vjepa2.export.pipeline import export_bundle  # noqa: PLC0415
 
-    return export_bundle(tiny_request(**options), folder / "bundle").bundle.path
+    return export_bundle(tiny_request(clip, **options), folder / "bundle").bundle.path
 
 
 @pytest.fixture(scope="session")

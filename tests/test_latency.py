@@ -305,7 +305,7 @@ def test_warming_up_ends_when_times_are_flat_and_not_before() -> None:
     times = iter([50.0, 40.0, 30.0, 20.0, 10.0, 10.0, 10.0, 10.0, 10.0])
     made = warm_up(lambda calls: [next(times)] * calls, [], clock=Clock())
     assert made.flat
-    assert made.medians_ms == (50, 40, 30, 20, 10, 10, 10, 10)
+    assert list(made.medians_ms) == [50.0, 40.0, 30.0, 20.0, 10.0, 10.0, 10.0, 10.0]
     assert made.calls_a_turn == 10
 
 

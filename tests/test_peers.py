@@ -1,6 +1,7 @@
 """Are the baselines what they say: transformers' own model, with the bundle's weights, for bundles that it can run?"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,7 +13,11 @@ from vjepa2.runtime import Reference, check_parity, open_backend
 from vjepa2.runtime.backends import BACKENDS, choice
 from vjepa2.runtime.gates import GATES
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 pytest.importorskip("transformers", reason="the baselines need torch and transformers")
+F = pytest.importorskip("torch.nn.functional")
 PEERS = [name for name in BACKENDS if name.startswith("transformers")]
 EXPORTED = ["transformers-onnxruntime", "transformers-openvino"]
 
@@ -29,10 +34,13 @@ def test_auto_takes_none_of_them() -> None:
 def test_attention_is_the_one_that_was_asked_for(
     name: str, fused: int, square: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch.nn.functional as F  # noqa: PLC0415
-
     calls, real = [], F.scaled_dot_product_attention
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or real(*a, **k))
+
+    def count(*tensors: "Tensor", **options: object) -> "Tensor":
+        calls.append(options)
+        return real(*tensors, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", count)
     bundle = Bundle.open(square)
     with open_backend(bundle, name) as backend:
         backend.run(np.zeros((1, *bundle.manifest.frames_shape), np.uint8))

@@ -112,20 +112,27 @@ def find_other_model(bundle: Bundle | None) -> str | None:
     )
 
 
-def build_peer(bundle: Bundle, attention: str) -> VJEPA2Model:
+def build_peer(bundle: Bundle, attention: str) -> nn.Module:
     """VJEPA2Model in float32 with the bundle's weights, laid out as `from_pretrained` would."""
     manifest = bundle.manifest
     spec, clip = manifest.model, manifest.clip
-    config = VJEPA2Config(
-        hidden_size=spec.dim, num_hidden_layers=spec.depth, num_attention_heads=spec.heads,
-        mlp_ratio=spec.mlp_dim / spec.dim, crop_size=clip.height, patch_size=clip.patch,
-        frames_per_clip=clip.frames, tubelet_size=clip.tubelet, pred_num_hidden_layers=1, attn_implementation=attention,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "hidden_size": spec.dim,
+        "num_hidden_layers": spec.depth,
+        "num_attention_heads": spec.heads,
+        "mlp_ratio": spec.mlp_dim / spec.dim,
+        "crop_size": clip.height,
+        "patch_size": clip.patch,
+        "frames_per_clip": clip.frames,
+        "tubelet_size": clip.tubelet,
+        "pred_num_hidden_layers": 1,
+        "attn_implementation": attention,
+    }
     with torch.device("meta"):
-        model = VJEPA2Model(config)
+        model: Any = VJEPA2Model(VJEPA2Config(**settings))
     model.predictor = nn.Identity()  # never called
     state = to_huggingface(rebuild_model(bundle).encoder.state_dict())
     theirs = {name.removeprefix("encoder."): value.clone().contiguous() for name, value in state.items()}
     model.encoder.load_state_dict(theirs, strict=True, assign=True)
-    peer: VJEPA2Model = model.eval()
+    peer: nn.Module = model.eval()
     return peer
