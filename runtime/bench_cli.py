@@ -1,5 +1,7 @@
 """`vjepa2 bench`."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -25,7 +27,11 @@ _REPORT = Path("reports", "latency.json")  # inside each bundle
 @click.option("--scenario", type=click.Choice(get_args(Scenario)), default="single-stream", show_default=True)
 @click.option("--device", help="cpu, cuda, cuda:1, gpu; each backend's first by default.")
 @click.option("--precision", type=click.Choice(EXECUTED), help="The bundle's by default.")
-@click.option("--video", type=click.Path(path_type=Path), help="Let end-to-end times begin with this file.")
+@click.option(
+    "--video",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Let end-to-end times begin with this file.",
+)
 @click.option("--seconds", type=click.FloatRange(0), default=60.0, show_default=True, help="Of turns a row, at most.")
 @click.option("--json", "json_file", help="Write the report as JSON; - is standard output, and nothing else is.")
 def bench_command(
@@ -55,7 +61,8 @@ def bench_command(
     plan = plan_rows(opened, names, device=device)
     console = Console(stderr=True)
     with show_stages(console) as announce:
-        report = measure_latency(plan, options, Surroundings(say=announce))
+        command = shlex.join(["vjepa2", *sys.argv[1:]])
+        report = measure_latency(plan, options, Surroundings(say=announce), command=command)
     if json_file != "-":
         click.echo(write_tables(report))
     _write(report, bundles, json_file)

@@ -81,7 +81,7 @@ class Harness:
             clips=SCENES[options.scenario].clips,
             video=options.video,
         )
-        draft = Draft(bundle.path.name, backend, bundle.manifest, here.make_subject(request))
+        draft = Draft(str(bundle.path), backend, bundle.manifest, here.make_subject(request))
         self.drafts.append(draft)
         here.say(f"{backend} on {draft.bundle}: open, prove, warm up")
         try:

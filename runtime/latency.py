@@ -59,7 +59,9 @@ def plan_rows(
     return Plan(rows=tuple(rows), skipped=skipped)
 
 
-def measure_latency(plan: Plan, options: BenchOptions, surroundings: Surroundings = _HERE) -> LatencyReport:
+def measure_latency(
+    plan: Plan, options: BenchOptions, surroundings: Surroundings = _HERE, *, command: str = ""
+) -> LatencyReport:
     """Time every row. Ctrl-C ends it early: what was measured is kept, and called partial."""
     harness = Harness(options, surroundings)
     partial = False
@@ -80,6 +82,7 @@ def measure_latency(plan: Plan, options: BenchOptions, surroundings: Surrounding
         passed=not faults,
         partial=partial,
         faults=tuple(faults),
+        command=command,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         vjepa2=__version__,
         model=model.name,
@@ -88,7 +91,7 @@ def measure_latency(plan: Plan, options: BenchOptions, surroundings: Surrounding
         starts_from=starts_from,
         machine=machine,
         rows=rows,
-        scaling=tuple(_fit_rows(rows, {bundle.path.name: bundle for bundle, _ in plan.rows})),
+        scaling=tuple(_fit_rows(rows, {str(bundle.path): bundle for bundle, _ in plan.rows})),
         skipped=plan.skipped,
     )
 

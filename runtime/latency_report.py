@@ -42,7 +42,7 @@ class Disturbance:
 class LatencyRow:
     """One bundle in one backend. Without a proof that passed there are no times."""
 
-    bundle: str  # its folder's name
+    bundle: str  # its folder
     backend: str
     failure: str | None  # why there are no times
     opened: Opened | None
@@ -65,6 +65,7 @@ class LatencyReport:
     passed: bool  # whole, and every row was proved and timed
     partial: bool  # it was interrupted
     faults: tuple[str, ...]  # why it did not pass
+    command: str  # that makes such a report; empty if it was not made on the command line
     date: str
     vjepa2: str
     model: str

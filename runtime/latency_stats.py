@@ -41,6 +41,7 @@ class Ratio:
     base: str
     pairs: int
     ratio: float  # geometric mean over pairs of medians of turns
+    each: tuple[float, ...]  # of every pair: the base first, then the other first, and so on
     low: float | None  # 95 % of Student's t on the logarithms; None of less than two pairs
     high: float | None
 
@@ -102,13 +103,14 @@ def compare_pairs(base_ms: Sequence[float], candidate_ms: Sequence[float], *, ba
     A machine that slows down slows both, so each pair's logarithm counts as one independent figure, and these as
     normal: that is what the interval rests on.
     """
-    logs = [math.log(ours / theirs) for theirs, ours in zip(base_ms, candidate_ms, strict=True)]
-    middle, count = statistics.fmean(logs), len(logs)
+    each = tuple(ours / theirs for theirs, ours in zip(base_ms, candidate_ms, strict=True))
+    logs, count = [math.log(ratio) for ratio in each], len(each)
+    middle = statistics.fmean(logs)
     if count < 2:
-        return Ratio(base=base, pairs=count, ratio=math.exp(middle), low=None, high=None)
+        return Ratio(base=base, pairs=count, ratio=math.exp(middle), each=each, low=None, high=None)
     reach = student_quantile((1 + INTERVAL) / 2, count - 1) * statistics.stdev(logs) / math.sqrt(count)
     low, high = math.exp(middle - reach), math.exp(middle + reach)
-    return Ratio(base=base, pairs=count, ratio=math.exp(middle), low=low, high=high)
+    return Ratio(base=base, pairs=count, ratio=math.exp(middle), each=each, low=low, high=high)
 
 
 def student_quantile(chance: float, freedom: int) -> float:

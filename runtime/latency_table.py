@@ -1,6 +1,7 @@
 """How does a person read a benchmark: Markdown, a row a backend, the limits and the doubts beside the numbers?"""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from .latency_report import SCENES, LatencyReport, LatencyRow
 from .latency_stats import Percentile, Ratio, Timing
@@ -40,7 +41,9 @@ def _rows(report: LatencyReport) -> Iterator[str]:
 
 def _cells(row: LatencyRow, percent: int) -> list[str]:
     opened, compute, whole = row.opened, row.compute, row.end_to_end
-    name = f"{row.bundle}, `{row.backend}`" + (f" in {opened.precision} on {opened.device}" if opened else "")
+    name = f"{Path(row.bundle).name}, `{row.backend}`" + (
+        f" in {opened.precision} on {opened.device}" if opened else ""
+    )
     if opened is None or compute is None or whole is None:
         return [name, f"no times: {row.failure or 'interrupted'}", *[""] * 9]
     limit = row.limit
@@ -94,7 +97,7 @@ def _starts(report: LatencyReport) -> Iterator[str]:
         steps = (
             cold.process_ms, cold.import_ms, cold.verify_ms, cold.build_ms, cold.open_ms, cold.first_clip_ms
         )  # fmt: skip
-        yield f"| {row.bundle}, `{row.backend}` | {' | '.join(f'{step:.0f}' for step in steps)} |"
+        yield f"| {Path(row.bundle).name}, `{row.backend}` | {' | '.join(f'{step:.0f}' for step in steps)} |"
 
 
 def _scaling(report: LatencyReport) -> Iterator[str]:

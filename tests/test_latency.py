@@ -14,7 +14,7 @@ from tests.fake_timing import Behaviour, Clock, FakeBackend, bench, state
 from vjepa2.bundle import Bundle
 from vjepa2.cli import main
 from vjepa2.errors import BackendError, BundleError, EngineError, MissingDependencyError
-from vjepa2.runtime import latency
+from vjepa2.runtime import bench_cli, latency
 from vjepa2.runtime.backends import BACKENDS, choice
 from vjepa2.runtime.bench_row import RowRequest
 from vjepa2.runtime.bench_worker import WorkerSubject
@@ -298,7 +298,7 @@ def test_an_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
 
 def test_one_pair_has_no_interval() -> None:
     ratio = compare_pairs([2.0], [1.0], base="x")
-    assert (ratio.ratio, ratio.low, ratio.high) == (0.5, None, None)
+    assert (ratio.ratio, ratio.each, ratio.low, ratio.high) == (0.5, (0.5,), None, None)
 
 
 def test_warming_up_ends_when_times_are_flat_and_not_before() -> None:
@@ -422,6 +422,37 @@ def test_the_command_prints_rows_and_leaves_the_report_in_the_bundle(
     assert row["finished"]["peak_bytes"] > 1e7
     assert json.loads((bundle_copy / "reports" / "latency.json").read_text()) == record
     Bundle.open(bundle_copy)
+
+
+def test_an_interrupted_command_is_exit_status_1_and_its_report_is_written(
+    bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = bench(bundle_copy, {ONE: Behaviour(fails_after=30)})
+    monkeypatch.setattr(bench_cli, "measure_latency", lambda *_, **__: part)
+    with pytest.raises(SystemExit) as done:
+        main(["bench", str(bundle_copy), "--backends", ONE])
+    assert done.value.code == 1
+    assert "not passed: it was interrupted: rows are missing or short" in capsys.readouterr().out
+    record = json.loads((bundle_copy / "reports" / "latency.json").read_text())
+    assert (record["partial"], record["passed"]) == (True, False)
+    assert record["rows"][0]["compute"]["samples_ms"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--backends", "tpu"), "no backend is named 'tpu'"),
+        (("--video", "none.mp4"), "'none.mp4' does not exist"),
+        (("--backends", ONE, "--device", "tpu"), f"{ONE} has no device 'tpu'; it has cpu"),
+    ],
+)
+def test_what_cannot_be_done_is_exit_status_2(
+    words: tuple[str, ...], told: str, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["bench", str(exported), *words])
+    assert done.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 def test_the_machine_is_told() -> None:
