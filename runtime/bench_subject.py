@@ -23,8 +23,6 @@ from .parity import Reference, check_parity, find_faults
 from .query_timer import QueryTimer, Turn
 from .roofline import measure_rates
 
-_TF32_GATE = "fp16"  # whose fraction tf32 has
-
 
 class LocalSubject:
     """A row in this process."""
@@ -148,10 +146,12 @@ class _Watched:
 
 
 def _gate_of(manifest: Manifest, executed: str) -> Gate:
-    """The gate of the precision that ran; limits that a user put lower at export hold for that precision alone."""
+    """The gate of the precision that ran, of tf32 that of fp16, whose fraction it has.
+
+    Limits that a user put lower at export hold for the bundle's own precision alone.
+    """
     if executed != manifest.precision:
-        gates: dict[str, Gate] = {**dict(GATES.items()), "tf32": GATES[_TF32_GATE]}
-        return gates[executed]
+        return next(gate for name, gate in (*GATES.items(), ("tf32", GATES["fp16"])) if name == executed)
     accepted = next(iter(manifest.parity.values())).accepted if manifest.parity else {}
     return GATES[manifest.precision].accept(accepted)
 
