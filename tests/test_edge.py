@@ -81,38 +81,51 @@ def test_what_is_not_there_is_named(arguments: list[str], message: str, exported
     assert "Traceback" not in done.stderr
 
 
-def is_for_the_edge(file: Path) -> bool:
-    """Whether a file of tests imports the runtime when it is read, and nothing that the edge lacks."""
+def imported_names(file: Path) -> set[str]:
+    """What a file imports when it is read: inside a function it is skipped where it lacks, or imported late."""
     names: set[str] = set()
-    for node in ast.parse(file.read_text()).body:  # what stands inside a function is skipped there, or imported late
+    for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    ours = {name.split(".")[1] for name in names if name.startswith("vjepa2.")}
+    return names
+
+
+def rooms_of(names: set[str]) -> set[str]:
+    """Our folders and files among them."""
+    return {name.split(".")[1] for name in names if name.startswith("vjepa2.")}
+
+
+def can_be_read(file: Path) -> bool:
+    """Whether a file of tests, and what it imports of the others, imports nothing that the edge lacks."""
+    names = imported_names(file)
     lacks = {name.split(".")[0] for name in names} & ABSENT
-    needs = {library for room in ours for library in MAY_IMPORT.get(f"vjepa2/{room}.py", set())}
-    relatives = [ROOT / "tests" / f"{name.split('.')[1]}.py" for name in names if name.startswith("tests.")]
-    others = [other for other in relatives if other.name != "conftest.py"]
+    needs = {library for room in rooms_of(names) for library in MAY_IMPORT.get(f"vjepa2/{room}.py", set())}
+    others = [ROOT / "tests" / f"{name.split('.')[1]}.py" for name in names if name.startswith("tests.")]
     return (
-        "runtime" in ours
-        and "export" not in ours
+        "export" not in rooms_of(names)
         and not lacks
         and not needs & ABSENT
-        and all(is_for_the_edge(other) or other.name == "test_imports.py" for other in others)
+        and all(other.name in ("conftest.py", "test_imports.py") or can_be_read(other) for other in others)
     )
+
+
+def is_for_the_edge(file: Path) -> bool:
+    """Whether a file of tests is of the runtime, and can be read there."""
+    return "runtime" in rooms_of(imported_names(file)) and can_be_read(file)
 
 
 FILES = sorted(file.name for file in (ROOT / "tests").glob("test_*.py") if is_for_the_edge(file))
 FILES = [name for name in FILES if name not in OF_THE_CHECKOUT]
 # why a test may be skipped there: what it compares with, or a device, is not there
-EXCUSES = ("torch", "tensorrt", "onnx'", "GPU", "CUDA", "ExecutionProvider", "bfloat16", "float16")
+EXCUSES = ("torch", "transformers", "tensorrt", "onnx'", "GPU", "CUDA", "ExecutionProvider", "bfloat16", "float16")
 
 
 def test_the_tests_of_the_runtime_are_found() -> None:
     assert {
         "test_backends.py", "test_doctor.py", "test_embedding.py", "test_onnxruntime.py", "test_openvino.py",
-        "test_parity.py", "test_placement.py", "test_preprocess.py", "test_video.py",
+        "test_parity.py", "test_placement.py", "test_preprocess.py", "test_sampling.py", "test_decoder.py",
     } <= set(FILES)  # fmt: skip
     assert not {"test_pytorch.py", "test_export.py", "test_cli.py", "test_classify.py", "test_encoder.py"} & set(FILES)
 

@@ -31,7 +31,7 @@ from tests.lint_graphs import (
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, WEIGHTS, Bundle
 from vjepa2.checkpoints import Request
 from vjepa2.errors import ExportError, LintError
-from vjepa2.export import pipeline
+from vjepa2.export import variants
 from vjepa2.export.describe import ExportRequest
 from vjepa2.export.lint import RULES, LintReport, lint_file, lint_graph
 from vjepa2.export.lint_precision import STAYS_FLOAT32, STAYS_WIDE
@@ -407,7 +407,7 @@ def test_a_graph_that_is_not_clean_is_no_bundle(tmp_path: Path, monkeypatch: pyt
             cast_scores(graph, tmp_path)
         return graph
 
-    monkeypatch.setattr(pipeline, "lower_graph", lower_wrongly)
+    monkeypatch.setattr(variants, "lower_graph", lower_wrongly)
     with pytest.raises(
         LintError,
         match=r"portable.onnx is not fit for tensorrt-8.6: spoilt: it stands inside .*; no bundle was written",

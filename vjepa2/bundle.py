@@ -132,7 +132,11 @@ def _check_file(file: Path, info: FileInfo) -> None:
 
 def _check_graph(file: Path, manifest: Manifest) -> None:
     """Refuse a graph that reads anything but hashed files: that its own hash is right says only that it was sealed."""
-    for tensor in find_external_tensors(file.read_bytes()):
+    try:
+        tensors = find_external_tensors(file.read_bytes())
+    except BundleError as error:
+        raise BundleError(f"{file} cannot be read as a graph: {error}; export again") from error
+    for tensor in tensors:
         info = manifest.files.get(tensor.location)
         if info is None:
             raise BundleError(

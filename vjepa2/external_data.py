@@ -81,7 +81,7 @@ def _read_entry(value: memoryview | int) -> tuple[str, str]:
 
 def _message(value: memoryview | int) -> memoryview:
     if not isinstance(value, memoryview):
-        raise BundleError("the graph is not an ONNX model: a message or a text is written as a number")
+        raise BundleError("it is not an ONNX model: a message or a text is written as a number")
     return value
 
 
@@ -104,9 +104,9 @@ def _read_fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
         elif kind in (_FIXED_64, _FIXED_32):
             size = 8 if kind == _FIXED_64 else 4
         else:
-            raise BundleError(f"the graph is not an ONNX model: it has a field of kind {kind}")
+            raise BundleError(f"it is not an ONNX model: it has a field of kind {kind}")
         if at + size > end:
-            raise BundleError(f"the graph is not whole: a field of {size} bytes where {end - at} are left")
+            raise BundleError(f"it is not whole: a field of {size} bytes where {end - at} are left")
         yield key >> 3, message[at : at + size]
         at += size
 
@@ -121,4 +121,4 @@ def _read_varint(message: memoryview, at: int) -> tuple[int, int]:
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             return number, at
-    raise BundleError("the graph is not whole: a number has no end")
+    raise BundleError("it is not whole: a number has no end")
