@@ -47,7 +47,7 @@ class LocalSubject:
     def open(self) -> Opened:
         """See `Subject.open`."""
         request, clock = self._request, self._clock
-        load_class(request.backend)
+        self._load_library()
         self._imported_bytes = _peak_bytes()
         imported_s = clock()
         bundle = Bundle.open(request.bundle)
@@ -99,6 +99,9 @@ class LocalSubject:
             self._reader.close()
         if self._backend is not None:
             self._backend.close()
+
+    def _load_library(self) -> None:
+        load_class(self._request.backend)
 
     def _open_backend(self, bundle: Bundle) -> Backend:
         request = self._request

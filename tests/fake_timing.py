@@ -135,6 +135,9 @@ class FakeSubject(LocalSubject):
         rates = Rates(measured_by="nobody", precision="fp32", gemm_flops=1e12, copy_bytes=1e11)
         return Finished(imported_bytes=1, peak_bytes=2, device_bytes=None, rates=rates)
 
+    def _load_library(self) -> None:
+        pass
+
     def _open_backend(self, bundle: Bundle) -> Backend:
         return FakeBackend(bundle, self.behaviour, self.fake_clock)
 

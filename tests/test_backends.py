@@ -33,6 +33,11 @@ SQUARE_ALONE = {name for name in BACKENDS if name.startswith("transformers")}
 PRECISIONS: dict[str, Executed] = {"onnxruntime-tensorrt": "tf32"}
 TOLERANCES = {"onnxruntime-tensorrt": 1e-2}
 NAMES = [pytest.param(name, marks=MARKS.get(name, ())) for name in BACKENDS]
+FOLDERS = [  # tests/test_peers.py has square bundles of other batches
+    pytest.param(name, folder, marks=MARKS.get(name, ()))
+    for name in BACKENDS
+    for folder in (("exported",) if name in SQUARE_ALONE else ("exported", "in_threes", "dynamic"))
+]
 Opener = Callable[..., Backend]
 
 
@@ -126,13 +131,10 @@ def test_frames_may_lie_anywhere_in_memory_and_are_not_written_to(backend: Backe
     np.testing.assert_array_equal(backwards, frames)
 
 
-@pytest.mark.parametrize("folder", ["exported", "in_threes", "dynamic"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "folder"), FOLDERS)
 def test_any_number_of_clips_whatever_the_graph_takes(
     name: str, folder: str, request: pytest.FixtureRequest, open_one: Opener
 ) -> None:
-    if name in SQUARE_ALONE and folder != "exported":
-        pytest.skip("tests/test_peers.py has square bundles of other batches")
     path = find_folder(name, request) if folder == "exported" else request.getfixturevalue(folder)
     backend = open_one(path, name)
     reference = Reference.load(backend.bundle)
