@@ -106,7 +106,8 @@ class Harness:
             return
         drafts = [own] if base is None else [base, own]
         self._here.say(f"{' and '.join(draft.backend for draft in drafts)} on {own.bundle}: in turns")
-        own.base = None if base is None else base.backend
+        if base is not None:
+            own.base = base.backend if base.bundle == own.bundle else f"{base.backend} on {base.bundle}"
         self._note_moment(drafts)
         start_s, rounds = self._here.clock(), 0
         while rounds < _LEAST_ROUNDS or (
