@@ -7,6 +7,7 @@ every ratio is of neighbours in time.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import Vjepa2Error
@@ -83,7 +84,7 @@ class Harness:
         )
         draft = Draft(str(bundle.path), backend, bundle.manifest, here.make_subject(request))
         self.drafts.append(draft)
-        here.say(f"{backend} on {draft.bundle}: open, prove, warm up")
+        here.say(f"{backend} on {bundle.path.name}: open, prove, warm up")
         try:
             draft.opened = draft.subject.open()
             if not draft.opened.verdict.passed:
@@ -105,7 +106,7 @@ class Harness:
         if own.failure:
             return
         drafts = [own] if base is None else [base, own]
-        self._here.say(f"{' and '.join(draft.backend for draft in drafts)} on {own.bundle}: in turns")
+        self._here.say(f"{' and '.join(draft.backend for draft in drafts)} on {Path(own.bundle).name}: in turns")
         if base is not None:
             own.base = base.backend if base.bundle == own.bundle else f"{base.backend} on {base.bundle}"
         self._note_moment(drafts)
