@@ -72,7 +72,7 @@ class Draft:
             limit=limit,
             no_limit=no_limit,
             disturbance=disturbance,
-            unstable=() if compute is None else find_instability(compute, self.warm, disturbance),
+            unstable=() if compute is None else find_instability(compute, self.warm, disturbance, limit),
         )
 
     def _compare(self, kind: str) -> Ratio | None:
@@ -104,7 +104,9 @@ class Draft:
         )
 
 
-def find_instability(compute: Timing, warm: WarmUp | None, disturbance: Disturbance | None) -> tuple[str, ...]:
+def find_instability(
+    compute: Timing, warm: WarmUp | None, disturbance: Disturbance | None, limit: Limit | None = None
+) -> tuple[str, ...]:
     """Every reason not to trust a row's times as they stand; the row is shown all the same."""
     found = []
     if compute.variation > _STEADY:
@@ -113,6 +115,8 @@ def find_instability(compute: Timing, warm: WarmUp | None, disturbance: Disturba
         found.append(f"the last third takes {compute.drift:+.0%} of the first (at most {_STEADY:.0%})")
     if warm is not None and not warm.flat:
         found.append(f"it was not flat after {warm.earlier_calls} calls and {warm.turns} turns of warming up")
+    if limit is not None and limit.fraction > 1:
+        found.append(f"faster than its limit ({limit.fraction:.0%}): the device was held up while that was measured")
     if disturbance is not None:
         found += find_throttling(disturbance.before, disturbance.after)
         found += _list_shares(disturbance)

@@ -326,6 +326,13 @@ def test_the_limit_is_the_longer_of_arithmetic_and_memory(exported: Path) -> Non
     assert find_limit(manifest, 2, 1, replace(rates, copy_bytes=1e15), 1.0).bound_ms == limit.arithmetic_ms
 
 
+def test_a_row_that_is_faster_than_its_limit_is_marked(exported: Path) -> None:
+    row = only_row(bench(exported, {ONE: Behaviour((0.01,))}))
+    assert row.limit is not None
+    assert row.limit.fraction > 1
+    assert any("faster than its limit" in reason for reason in row.unstable)
+
+
 def test_rates_that_cannot_be_measured_are_a_sentence() -> None:
     assert measure_rates("gpu:0", "fp32") == "nothing here measures what a gpu:0 can do"
 
