@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vjepa2.bundle import Bundle
+from vjepa2.errors import BackendError
+
 from .backends.base import FloatArray
 
 
@@ -17,6 +20,19 @@ class Classification:
 
     labels: tuple[str, ...]
     scores: tuple[float, ...]
+
+
+def check_classifier(bundle: Bundle, top: int, views: int) -> None:
+    """Raise unless a bundle can name the `top` classes of so many `views`."""
+    if top < 1:
+        raise ValueError(f"top is {top}; it must be at least 1")
+    if views < 1:
+        raise ValueError(f"views is {views}; it must be at least 1")
+    if bundle.manifest.classes is None:
+        raise BackendError(
+            f"{bundle.path.name} has no classifier, its head is {bundle.manifest.head}; "
+            "export one with --head classifier"
+        )
 
 
 def rank_classes(logits_BVL: FloatArray, labels: Sequence[str] | None, top: int) -> list[Classification]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from vjepa2.outputs import write_json
 
 from .sampling import Pad
+from .video_folder import expand_folders
 from .video_options import BackendChoice, video_options
 
 
@@ -35,11 +36,15 @@ def classify_command(
     batch_size: int,
     json_file: str | None,
 ) -> None:
-    """Name the likeliest classes of VIDEOS with BUNDLE, which has a classifier: one line a video."""
+    """Name the likeliest classes of VIDEOS with BUNDLE, which has a classifier: one line a video.
+
+    A folder is all videos below it, sorted by path.
+    """
     console = Console(stderr=True)
+    found = list(expand_folders(videos)[0])
     with backend.open(bundle) as engine:
         results = engine.classify(
-            list(videos),
+            found,
             top=top,
             views=views,
             batch_size=batch_size,
@@ -49,7 +54,7 @@ def classify_command(
         )
         manifest, ran = engine.backend.bundle.manifest, engine.backend
     if json_file != "-":
-        for video, result in zip(videos, results, strict=True):
+        for video, result in zip(found, results, strict=True):
             pairs = zip(result.labels, result.scores, strict=True)
             click.echo(f"{video}\t" + "\t".join(f"{label} {score:.4f}" for label, score in pairs))
     console.print(f"by {ran.name} on {ran.device} in {ran.precision} ({ran.reason})", highlight=False)
@@ -60,6 +65,6 @@ def classify_command(
             "bundle": str(bundle),
             "views": views,
             "warning": manifest.source.warning,
-            "videos": [{"video": str(video), **asdict(row)} for video, row in zip(videos, results, strict=True)],
+            "videos": [{"video": str(video), **asdict(row)} for video, row in zip(found, results, strict=True)],
         }
         write_json(json_file, record)

@@ -16,7 +16,7 @@ from vjepa2.spec import ClipSpec
 
 from .backends.base import FramesArray
 from .decode_messages import ClipRequest, SampledClip, VideoReport
-from .decoder import VideoDecoder
+from .decoder import Reading, VideoDecoder
 from .preprocess import fit_views
 from .sampling import Footage, Pad, choose_frames, parse_sampling
 
@@ -29,16 +29,18 @@ class ClipReader:
     def __init__(self, request: ClipRequest, decoder: VideoDecoder | None = None) -> None:
         self.decoder = decoder or VideoDecoder()
         self._request = request
-        self._clip = ClipSpec(frames=1, height=request.height, width=request.width, tubelet=1, patch=1)
+
+    def open(self, video: Video, sampling: str = "uniform", pad: Pad = "none", views: int = 1) -> "AnyReading":
+        """The clips of a video, and then its report; a bad one never raises."""
+        request = replace(self._request, sampling=sampling, pad=pad, views=views)
+        if isinstance(video, np.ndarray):
+            return ArrayReading(video, request)
+        return self.decoder.open(video, request)
 
     def read(self, video: Video, sampling: str = "uniform", pad: Pad = "none", views: int = 1) -> Iterator[SampledClip]:
         """Each clip of a video; a `VideoError` before the first if it is refused, after the last if it is damaged."""
         parse_sampling(sampling)
-        request = replace(self._request, sampling=sampling, pad=pad, views=views)
-        if isinstance(video, np.ndarray):
-            yield from self._cut(video, request)
-            return
-        reading = self.decoder.open(video, request)
+        reading = self.open(video, sampling, pad, views)
         yield from reading
         assert reading.report is not None
         if reading.report.status != "ok":
@@ -65,19 +67,53 @@ class ClipReader:
         """Close."""
         self.close()
 
-    def _cut(self, video_THWC: FramesArray, request: ClipRequest) -> Iterator[SampledClip]:
-        footage = Footage(total=len(video_THWC), count=request.frames, pad=request.pad, name="the array")
+
+class ArrayReading:
+    """What `Reading` is of a path, of frames that are there already: they are cut when iterated over."""
+
+    def __init__(self, video_THWC: FramesArray, request: ClipRequest) -> None:
+        self.report: VideoReport | None = None
+        self._video_THWC, self._request = video_THWC, request
+
+    def start(self, *, wait: bool = True) -> bool:
+        """Nothing, for no worker is needed."""
+        return True
+
+    def close(self) -> None:
+        """Nothing."""
+
+    def __iter__(self) -> Iterator[SampledClip]:
+        """Cut the clips out."""
+        total, clips = len(self._video_THWC), 0
+        try:
+            for clip in self._cut(total):
+                clips += 1
+                yield clip
+        except VideoError as error:
+            self.report = VideoReport(status="rejected", reason=str(error), clips=clips)
+        else:
+            self.report = VideoReport(status="ok", frames=total, clips=clips)
+
+    def _cut(self, total: int) -> Iterator[SampledClip]:
+        request = self._request
+        clip = ClipSpec(frames=1, height=request.height, width=request.width, tubelet=1, patch=1)
+        footage = Footage(total=total, count=request.frames, pad=request.pad, name="the array")
         chosen_KT = choose_frames(parse_sampling(request.sampling), footage)
         for number, frames in enumerate(chosen_KT):
             there, back = np.unique(frames, return_inverse=True)
-            fitted = fit_views([video_THWC[index] for index in there], self._clip, request.views, request.crop)
+            fitted = fit_views([self._video_THWC[index] for index in there], clip, request.views, request.crop)
             yield SampledClip(
                 views_VTHWC=fitted[:, back], number=number, clips=len(chosen_KT), start_s=None, end_s=None
             )
 
 
-def explain_refusal(video: str | Path, report: VideoReport) -> str:
+AnyReading = Reading | ArrayReading
+
+
+def explain_refusal(video: Video, report: VideoReport) -> str:
     """Why a video that is not `ok` is not used, as one line that names it."""
+    if isinstance(video, np.ndarray):
+        return str(report.reason)
     if report.status == "rejected":
         return f"{video}: {report.reason}"
     return f"{video} is {report}; it is truncated or damaged: mend it or leave it out"

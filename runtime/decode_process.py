@@ -9,8 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import isfinite
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +27,12 @@ from .decode_messages import (
     Finished,
     Free,
     Job,
-    Message,
     Ready,
     SampledClip,
     decode_message,
     encode_message,
 )
+from .stream_messages import Ended, FollowJob, FrameSeen, LiveFrame
 
 _SCRIPT = """
 import json, sys
@@ -68,7 +71,7 @@ class DecodeProcess:
             raise MissingDependencyError(ready.missing)
 
     def run(self, file: int, request: ClipRequest) -> Iterator[SampledClip | Finished]:
-        """Each clip of an open video, then how it went.
+        """Set the worker to an open video, at once; each clip of it, then how it went. It works two clips ahead.
 
         A `VideoError` if the worker was too slow, spoke nonsense or died; it is then good for nothing but `close`.
         """
@@ -79,6 +82,26 @@ class DecodeProcess:
             socket.send_fds(self._channel, [encode_message(job)], [file, memory])
         except OSError as error:
             raise self._explain_death() from error
+        return self._take_clips(shared, request, slots)
+
+    def kill(self) -> None:
+        """End the worker at once; from any thread. Whoever waits for it learns that it died."""
+        with self._ended:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """End the worker and free what it held. Safe to call twice."""
+        self.kill()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+        self._channel.close()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        self._unshare()
+
+    def _take_clips(self, shared: mmap.mmap, request: ClipRequest, slots: int) -> Iterator[SampledClip | Finished]:
         while True:
             message = self._receive(ClipDone, Finished, within_s=self._limits.deadline_s)
             if isinstance(message, Finished):
@@ -98,22 +121,43 @@ class DecodeProcess:
                 end_s=message.end_s,
             )
 
-    def kill(self) -> None:
-        """End the worker at once; from any thread. Whoever waits for it learns that it died."""
-        with self._ended:
-            self._process.kill()
-            self._process.wait()
+    def follow(self, job: FollowJob, files: Sequence[int] = ()) -> Iterator[LiveFrame | Ended]:
+        """Each frame of a live source, then how it ended; a `VideoError` as `run` has it, also for a silent source."""
+        memory, shared = self._share(job.slots * job.frame_bytes)
+        try:
+            socket.send_fds(self._channel, [encode_message(job)], [memory, *files])
+        except OSError as error:
+            raise self._explain_death() from error
+        while True:
+            message = self._receive(FrameSeen, Ended, within_s=job.limits.deadline_s)
+            if isinstance(message, Ended):
+                yield message
+                return
+            yield self._take_frame(message, job, shared)
 
-    def close(self) -> None:
-        """End the worker and free what it held. Safe to call twice."""
-        self.kill()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-        self._channel.close()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
-        self._unshare()
+    def _take_frame(self, seen: FrameSeen, job: FollowJob, shared: mmap.mmap) -> LiveFrame:
+        if not (
+            seen.samples >= 0
+            and (seen.slot is None) == (seen.samples == 0)
+            and (seen.slot is None or 0 <= seen.slot < job.slots)
+            and all(isfinite(number) for number in (seen.time_s, seen.arrived_s, seen.jump_s or 0.0))
+            and seen.arrived_s <= time.monotonic()
+        ):
+            raise VideoError(f"its decoder spoke out of turn ({seen})")
+        pixels_HWC = None
+        if seen.slot is not None:
+            start = seen.slot * job.frame_bytes
+            pixels = np.frombuffer(shared, np.uint8, job.frame_bytes, start).copy()
+            pixels_HWC = pixels.reshape(job.height, job.width, 3)
+            self._send(Free(seen.slot))
+        return LiveFrame(
+            time_s=seen.time_s,
+            arrived_s=seen.arrived_s,
+            samples=seen.samples,
+            jump_s=seen.jump_s,
+            size=(seen.height, seen.width),
+            pixels_HWC=pixels_HWC,
+        )
 
     def _share(self, size: int) -> tuple[int, mmap.mmap]:
         """Memory without a name, that nobody can shrink beneath us; kept for as long as its size is right."""
@@ -138,7 +182,7 @@ class DecodeProcess:
         except OSError as error:
             raise self._explain_death() from error
 
-    def _receive(self, *kinds: type[Message], within_s: float) -> Message:
+    def _receive(self, *kinds: type[Any], within_s: float) -> Any:
         try:
             self._channel.settimeout(within_s)
             data = self._channel.recv(MESSAGE_BYTES)

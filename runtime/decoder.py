@@ -25,34 +25,56 @@ class Reading:
         self.path = path
         self.report: VideoReport | None = None  # until the last clip was taken
         self._request, self._decoder = request, decoder
+        self._file: int | None = None
+        self._worker: DecodeProcess | None = None
+        self._events: Iterator[SampledClip | Finished] = iter(())
 
-    def __iter__(self) -> Iterator[SampledClip]:
-        """Decode; the worker works one clip ahead. Left early, it is ended, and the video has no report."""
+    def start(self, *, wait: bool = True) -> bool:
+        """Set a worker to it, which decodes two clips ahead of whoever iterates; False if none is free, unless `wait`.
+
+        What was started must be iterated over, or closed.
+        """
+        if self._worker or self.report:
+            return True
         try:
-            file = _open_regular(self.path, self._decoder.limits)
+            if self._file is None:
+                self._file = open_regular(self.path, self._decoder.limits)
+            self._worker = self._decoder.take_worker(wait=wait)
+            if self._worker:
+                self._events = self._worker.run(self._file, self._request)
         except VideoError as error:
             self.report = VideoReport(status="rejected", reason=str(error))
-            return
-        try:
-            yield from self._run(file)
-        finally:
-            os.close(file)
+            self.close()
+        return bool(self._worker or self.report)
 
-    def _run(self, file: int) -> Iterator[SampledClip]:
-        worker, keep, clips = None, False, 0
+    def __iter__(self) -> Iterator[SampledClip]:
+        """Decode. Left early, its worker is ended, and the video has no report."""
+        clips = 0
         try:
-            worker = self._decoder.take_worker()
-            for event in worker.run(file, self._request):
+            self.start()
+            for event in self._events:
                 if isinstance(event, Finished):
-                    self.report, keep = event.report, not event.retire
+                    self.report = event.report
+                    self._leave(keep=not event.retire)
                 else:
                     clips += 1
                     yield event
         except VideoError as error:
             self.report = VideoReport(status="rejected", reason=str(error), clips=clips)
         finally:
-            if worker:
-                self._decoder.give_back(worker, keep)
+            self.close()
+
+    def close(self) -> None:
+        """Give up what was started. Safe to call twice."""
+        self._leave(keep=False)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _leave(self, *, keep: bool) -> None:
+        worker, self._worker = self._worker, None
+        if worker:
+            self._decoder.give_back(worker, keep)
 
 
 class VideoDecoder:
@@ -61,7 +83,7 @@ class VideoDecoder:
     def __init__(self, limits: DecodeLimits | None = None, *, workers: int = 1) -> None:
         if workers < 1:
             raise ValueError(f"workers is {workers}; it must be at least 1")
-        self.limits = limits or DecodeLimits()
+        self.limits, self.workers = limits or DecodeLimits(), workers
         self._owner = os.getpid()
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -80,14 +102,17 @@ class VideoDecoder:
         assert reading.report is not None
         return ([] if reading.report.status == "rejected" else clips), reading.report
 
-    def take_worker(self) -> DecodeProcess:
-        """Wait for a worker that is free, and start one if there is none yet. `give_back` must follow."""
+    def take_worker(self, *, wait: bool = True) -> DecodeProcess | None:
+        """A worker that is free, or started; None if all are at work, unless `wait`. `give_back` must follow."""
         if self._owner != os.getpid():
             raise RuntimeError("a VideoDecoder cannot be used after a fork; make one in the new process")
         with self._changed:
-            self._changed.wait_for(lambda: self._unused or self._closed.is_set())
+            if wait:
+                self._changed.wait_for(lambda: self._unused or self._closed.is_set())
             if self._closed.is_set():
                 raise VideoError("the decoder was closed; make another one")
+            if not self._unused:
+                return None
             self._unused -= 1
             worker = self._idle.pop() if self._idle else None
         try:
@@ -139,7 +164,7 @@ class VideoDecoder:
         self.close()
 
 
-def _open_regular(path: Path, limits: DecodeLimits) -> int:
+def open_regular(path: Path, limits: DecodeLimits) -> int:
     """A descriptor of a regular file that is not too large; a `VideoError` for anything else, pipes included."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

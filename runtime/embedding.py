@@ -1,57 +1,49 @@
 """How does an app turn videos into embeddings, and into names of classes?"""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Literal
+from time import monotonic
 
 import numpy as np
 
 from vjepa2.bundle import Bundle
-from vjepa2.errors import BackendError, VideoError
+from vjepa2.errors import VideoError
 from vjepa2.spec import OutputName
 
 from .backends import Backend, open_backend
 from .backends.base import FloatArray, FramesArray
 from .backends.placement import Executed
-from .classify import Classification, rank_classes
+from .batching import BatchQueue, QueueOptions, check_deadline
+from .classify import Classification, check_classifier, rank_classes
 from .clip_reader import ClipReader, Video
 from .decode_messages import ClipRequest
+from .decoder import VideoDecoder
+from .encoded import EncodedClips, EncodedVideo
+from .encoding import EncodeOptions, Encoding, OnError, OutputValue
+from .metrics import EngineMetrics
 from .sampling import Pad, parse_sampling
-
-OutputValue = Literal["sentence_embedding", "token_embeddings"]
-_OUTPUTS: dict[OutputValue, OutputName] = {
-    "sentence_embedding": "embedding",
-    "token_embeddings": "tokens",
-}
+from .stream import EmbeddingStream, open_stream
+from .stream_source import Playing, Source
+from .video_folder import expand_folders, is_single
+from .waiting_line import WhenFull
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipPlace:
-    """Which part of which video a row is made of; None where the video is an array, which has no clock."""
+class EmbeddingEngine(AbstractContextManager["EmbeddingEngine"]):
+    """Videos in, embeddings or classes out, by one backend, for any thread. Its words are sentence-transformers'."""
 
-    video: int  # its number among those given, from 0
-    start_s: float | None
-    end_s: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedClips:
-    """One output of a model, a row a clip."""
-
-    values: FloatArray
-    places: tuple[ClipPlace, ...]
-
-
-class EmbeddingEngine:
-    """Videos in, embeddings or classes out, by one backend. Its words are those of sentence-transformers."""
-
-    def __init__(self, backend: Backend) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        queue: QueueOptions = QueueOptions(),  # noqa: B008  (frozen)
+        decoders: int = 1,
+    ) -> None:
         self.backend = backend
-        self.clips = ClipReader(ClipRequest.of(backend.bundle.manifest))
+        self.queue = BatchQueue(backend, queue)
+        self.clips = ClipReader(ClipRequest.of(backend.bundle.manifest), VideoDecoder(workers=decoders))
 
     @classmethod
     def open(
@@ -62,12 +54,24 @@ class EmbeddingEngine:
         device: str | None = None,
         precision: Executed | None = None,
         allow: Sequence[str] = (),
+        queue: QueueOptions = QueueOptions(),  # noqa: B008  (frozen)
+        decoders: int = 1,
+        warm_up: bool = False,
     ) -> "EmbeddingEngine":
         """Verify a bundle's manifest and hashes, then load it; `backend` is "auto" or a name of `BACKENDS`.
 
-        The rest is `open_backend`'s.
+        `device`, `precision` and `allow` are `open_backend`'s; `decoders` are processes, each for a video at a time;
+        `warm_up` runs a clip before anybody waits for one.
         """
-        return cls(open_backend(Bundle.open(bundle), backend, device=device, precision=precision, allow=allow))
+        loaded = open_backend(Bundle.open(bundle), backend, device=device, precision=precision, allow=allow)
+        engine = cls(loaded, queue=queue, decoders=decoders)
+        try:
+            if warm_up:
+                engine.warm_up()
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
     def encode(
         self,
@@ -76,29 +80,38 @@ class EmbeddingEngine:
         batch_size: int = 1,
         show_progress_bar: bool = False,
         normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
         output_value: OutputValue = "sentence_embedding",
         sampling: str = "uniform",
         pad: Pad = "none",
+        on_error: OnError = "raise",
     ) -> FloatArray:
         """Float32 embeddings `[videos, D]`, or with "token_embeddings" `[videos, N, D]`; for one video its row alone.
 
-        A video is a path, or frames `[T, H, W, 3]` uint8 RGB; T frames of it are taken evenly, or as `sampling` says
-        (see `runtime.sampling`), the short side is resized and the centre is cropped. "segments:K" and "window" give
-        several clips a video and a row for each: `encode_clips` tells them apart. `normalize_embeddings` divides each
-        vector by its Euclidean length.
+        A video is a path, or frames `[T, H, W, 3]` uint8 RGB; a folder is the videos below it, sorted by path (see
+        `list_videos`). T frames of each are taken evenly, or as `sampling` says (see `runtime.sampling`), the short
+        side is resized and the centre is cropped. "segments:K" and "window" give a row for each of several clips.
+
+        A video that is not `ok` is a `VideoError`; with `on_error="skip"` it has no row: `encode_clips` tells whose
+        rows are whose, `EncodeOptions` what the rest means.
         """
         rows = self.encode_clips(
             videos,
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
             normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
             output_value=output_value,
             sampling=sampling,
             pad=pad,
+            on_error=on_error,
         )
-        single = isinstance(videos, (str, Path, np.ndarray)) and not parse_sampling(sampling).several
-        result: FloatArray = rows.values[0] if single else rows.values
-        return result
+        if not is_single(videos) or parse_sampling(sampling).several:
+            return rows.values
+        if not len(rows.values):
+            raise VideoError(f"{rows.names[0]} is {rows.reports[0]}; a video alone cannot be skipped")
+        row: FloatArray = rows.values[0]
+        return row
 
     def encode_clips(
         self,
@@ -107,17 +120,63 @@ class EmbeddingEngine:
         batch_size: int = 1,
         show_progress_bar: bool = False,
         normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
         output_value: OutputValue = "sentence_embedding",
         sampling: str = "uniform",
         pad: Pad = "none",
-    ) -> "EncodedClips":
-        """What `encode` gives, a row a clip, and which part of which video each row is."""
-        if output_value not in _OUTPUTS:
-            raise ValueError(f"output_value is {output_value!r}; it must be one of {', '.join(_OUTPUTS)}")
-        rows = self._run_all(videos, _OUTPUTS[output_value], batch_size, show_progress_bar, sampling, pad)
-        if normalize_embeddings:
-            rows.values[...] /= np.maximum(np.linalg.norm(rows.values, axis=-1, keepdims=True), 1e-12)
-        return rows
+        on_error: OnError = "raise",
+    ) -> EncodedClips:
+        """What `encode` gives, a row a clip; which part of which video each row is; and a report of every video."""
+        options = EncodeOptions(
+            batch_size=batch_size,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            output_value=output_value,
+            sampling=sampling,
+            pad=pad,
+            on_error=on_error,
+        )
+        return EncodedClips.join(self._encode(videos, options, options.output, show_progress_bar=show_progress_bar))
+
+    def encode_each(
+        self,
+        videos: Video | Iterable[Video],
+        options: EncodeOptions = EncodeOptions(),  # noqa: B008  (frozen)
+    ) -> Iterator[EncodedVideo]:
+        """What `encode_clips` gives, video by video, each when it and those before it are computed.
+
+        An iterator may be endless: at most three batches and a video for each decoder are taken ahead.
+        """
+        return self._encode(videos, options, options.output)
+
+    def submit(
+        self,
+        video: Video,
+        options: EncodeOptions = EncodeOptions(),  # noqa: B008  (frozen)
+        *,
+        deadline_s: float | None = None,
+        when_full: WhenFull = "refuse",
+    ) -> Future[FloatArray]:
+        """A future of what `encode` gives for one video of one clip; it can be cancelled until it is begun.
+
+        The clip is read before this returns, and a bad video raises here; the future is of its computing. Not begun
+        `deadline_s` after the call, it ends with a `DeadlineError`. While `QueueOptions.max_waiting` clips wait, this
+        is a `BusyError`, or waits.
+        """
+        check_deadline(deadline_s)
+        asked_s = monotonic()
+        options.check_dim(self.queue.row_shape(options.output)[-1])
+        if when_full == "refuse":
+            self.queue.check_room()
+        frames_THWC = self.read_clip(video, options.pad, options.sampling)
+        return self.queue.submit(
+            frames_THWC[None],
+            options.output,
+            deadline_s=deadline_s,
+            asked_s=asked_s,
+            when_full=when_full,
+            finish=lambda rows: options.finish(rows)[0],
+        )
 
     def classify(
         self,
@@ -133,73 +192,68 @@ class EmbeddingEngine:
         """The `top` likeliest classes of each video, by a bundle that was exported with a classifier.
 
         Videos are what `encode` takes. Of several `views` (the original evaluations had three) each is a crop along
-        the frames' long side, without a margin, and the probabilities are averaged,
-        as are those of several clips of a video. Classes without names are called
-        by their numbers.
+        the frames' long side, without a margin, and the probabilities are averaged, as are those of several clips of
+        a video. Classes without names are called by their numbers.
         """
-        if top < 1:
-            raise ValueError(f"top is {top}; it must be at least 1")
-        if views < 1:
-            raise ValueError(f"views is {views}; it must be at least 1")
         manifest = self.backend.bundle.manifest
-        if manifest.classes is None:
-            raise BackendError(
-                f"{self.backend.bundle.path.name} has no classifier, its head is {manifest.head}; "
-                "export one with --head classifier"
-            )
-        rows = self._run_all(videos, "logits", batch_size, show_progress_bar, sampling, pad, views)
-        owners = np.array([place.video for place in rows.places])
-        return [
-            rank_classes(rows.values[owners == video][None], manifest.labels, top)[0] for video in range(owners[-1] + 1)
-        ]
+        check_classifier(self.backend.bundle, top, views)
+        options = EncodeOptions(batch_size=batch_size, sampling=sampling, pad=pad)
+        done = list(self._encode(videos, options, "logits", views=views, show_progress_bar=show_progress_bar))
+        return [rank_classes(video.values[None], manifest.labels, top)[0] for video in done]
 
-    def close(self) -> None:
-        """Free the model and end the decoder. Safe to call twice."""
-        self.clips.close()
-        self.backend.close()
-
-    def __enter__(self) -> "EmbeddingEngine":
-        """The engine itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
-
-    def _run_all(
+    def stream(
         self,
-        videos: Video | Iterable[Video],
-        output: OutputName,
-        batch_size: int,
-        show_progress_bar: bool,
-        sampling: str,
-        pad: Pad,
-        views: int = 1,
-    ) -> "EncodedClips":
-        """One output of every view of every clip of every video, rows in the order given."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        items: list[Video] = [videos] if isinstance(videos, (str, Path, np.ndarray)) else list(videos)
-        if not items:
-            raise VideoError("there is no video to encode; give at least one")
-        # rich is as slow to import as all the rest of the runtime but numpy
-        steps = import_module("vjepa2.progress").track_steps(items, "encoding") if show_progress_bar else items
-        clips = (
-            (frames_THWC, ClipPlace(video=number, start_s=clip.start_s, end_s=clip.end_s))
-            for number, video in enumerate(steps)
-            for clip in self.clips.read(video, sampling, pad, views)
-            for frames_THWC in clip.views_VTHWC
-        )
-        results: list[FloatArray] = []
-        places: list[ClipPlace] = []
-        while batch := list(islice(clips, batch_size)):
-            frames_BTHWC = np.stack([frames_THWC for frames_THWC, _ in batch])
-            results.append(self.backend.run(frames_BTHWC, (output,)).by_name()[output])
-            places += [place for _, place in batch]
-        return EncodedClips(values=np.concatenate(results), places=tuple(places))
+        source: str | Path | Source,
+        *,
+        stride: str = "1s",
+        sampling: str = "fps:4",
+        loop: bool = False,
+        speed: float = 1.0,
+    ) -> EmbeddingStream:
+        """Embed a file as if live, `/dev/videoN` or `rtsp://`: the newest window each `stride`; older ones are dropped.
+
+        More can be chosen by `runtime.stream.open_stream`. Close the stream before the engine.
+        """
+        playing = Playing(sampling=sampling, loop=loop, speed=speed)
+        return open_stream(self.queue, source, stride=stride, playing=playing)
 
     def read_clip(self, video: Video, pad: Pad = "none", sampling: str = "uniform") -> FramesArray:
         """Frames `[T, H, W, 3]` of a video as `backend.run` takes them."""
         return self.clips.read_one(video, sampling, pad)
+
+    def warm_up(self) -> None:
+        """Compute a black clip, so that no caller waits for what the first call builds or loads."""
+        black_BTHWC = np.zeros((1, *self.backend.bundle.manifest.frames_shape), np.uint8)
+        self.queue.submit(black_BTHWC, "tokens").result()
+
+    def metrics(self) -> EngineMetrics:
+        """What was done since the engine was opened, and how long it took."""
+        return self.queue.read_metrics()
+
+    def close(self) -> None:
+        """Free the model and end the decoders. Safe to call twice.
+
+        What is being computed comes to its end; whoever waits for anything else gets a `BackendError`.
+        """
+        self.queue.close()
+        self.clips.close()
+        self.backend.close()
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def _encode(
+        self,
+        videos: Video | Iterable[Video],
+        options: EncodeOptions,
+        output: OutputName,
+        *,
+        views: int = 1,
+        show_progress_bar: bool = False,
+    ) -> Iterator[EncodedVideo]:
+        encoding = Encoding(self.clips, self.queue, options, output, views)
+        items, total = expand_folders(videos)
+        done = encoding.run(items)
+        # rich is as slow to import as all the rest of the runtime but numpy
+        return import_module("vjepa2.progress").track_steps(done, "encoding", total) if show_progress_bar else done

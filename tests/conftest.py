@@ -49,12 +49,12 @@ def tiny_encoder(spec: ModelSpec | None = None, clip: ClipSpec | None = None, se
     return load_encoder("random", model=spec or tiny_spec(), clip=clip, seed=seed)
 
 
-def tiny_request(clip: ClipSpec = TINY_CLIP, /, **options: object) -> "ExportRequest":
+def tiny_request(**options: object) -> "ExportRequest":
     """What exports a tiny model; `options` are ExportRequest's."""
     from vjepa2.checkpoints import Request  # noqa: PLC0415
     from vjepa2.export.describe import ExportRequest  # noqa: PLC0415
 
-    return ExportRequest(weights=Request(source="random", model=tiny_spec(clip=clip)), **options)  # type: ignore[arg-type]
+    return ExportRequest(weights=Request(source="random", model=tiny_spec()), **options)  # type: ignore[arg-type]
 
 
 @cache
@@ -68,13 +68,17 @@ def usable_backends() -> tuple[str, ...]:
 PREBUILT = os.environ.get("VJEPA2_TEST_BUNDLES")
 
 
-def make_bundle(name: str, folder: Path, clip: ClipSpec = TINY_CLIP, **options: object) -> Path:
+def make_bundle(name: str, folder: Path, model: ModelSpec | None = None, **options: object) -> Path:
     """A finished bundle of a tiny model, exported with `options`, or the one that was handed over under `name`."""
     if PREBUILT:
         return Path(PREBUILT) / name
+    from vjepa2.checkpoints import Request  # noqa: PLC0415
     from vjepa2.export.pipeline import export_bundle  # noqa: PLC0415
 
-    return export_bundle(tiny_request(clip, **options), folder / "bundle").bundle.path
+    request = tiny_request(**options)
+    if model is not None:
+        request = replace(request, weights=Request(source="random", model=model))
+    return export_bundle(request, folder / "bundle").bundle.path
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +103,15 @@ def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def square(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for square frames, which is all that transformers has positions for."""
-    return make_bundle("square", tmp_path_factory.mktemp("square"), clip=SQUARE_CLIP, simplify=False)
+    return make_bundle("square", tmp_path_factory.mktemp("square"), tiny_spec(clip=SQUARE_CLIP), simplify=False)
+
+
+@pytest.fixture(scope="session")
+def smallest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose calls take a tenth of a millisecond, of any number of clips."""
+    model = tiny_spec(32, heads=1, depth=1, clip=ClipSpec(frames=2, height=32, width=32))
+    folder = tmp_path_factory.mktemp("smallest")
+    return make_bundle("smallest", folder, model, batch="dynamic", simplify=False)
 
 
 @pytest.fixture

@@ -173,9 +173,9 @@ def test_the_verb_prints_one_line_a_video(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    videos = write_video(scene, "a.mp4"), write_video(scene[::-1], "b.mp4")
+    videos = write_video(scene, "a.mp4"), write_video(scene[::-1], "b.mp4")  # in one folder
     target = tmp_path / "out.json"
-    assert run_verb("classify", trained / "bundle", *videos, "--top", 2, "--json", target) == 0
+    assert run_verb("classify", trained / "bundle", videos[0].parent, "--top", 2, "--json", target) == 0
     output = capsys.readouterr()
     lines = output.out.splitlines()
     assert [line.split("\t")[0] for line in lines] == [str(video) for video in videos]

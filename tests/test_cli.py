@@ -104,9 +104,85 @@ def test_embed_writes_one_row_a_video(
     else:
         table = pq.read_table(target)
         assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[192]"
+        assert table.column_names == COLUMNS
         assert table["video"].to_pylist() == [str(video) for video in videos]
+        assert table["status"].to_pylist() == ["ok", "ok"]
         embeddings = np.array(table["embedding"].to_pylist(), np.float32)
     np.testing.assert_array_equal(embeddings, expected)
+
+
+def spoil(write_video: Writer, scene: FramesArray, tmp_path: Path) -> Path:
+    """A folder of three videos, of which the second lacks its end."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mkv", "c.mp4"):
+        file = write_video(scene, name).rename(folder / name)
+        if name == "b.mkv":
+            with file.open("r+b") as stream:
+                stream.truncate(file.stat().st_size * 3 // 4)
+    return folder
+
+
+COLUMNS = ["video", "start_s", "end_s", "status", "embedding", "model", "backend", "precision", "bundle"]
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_embed_skips_what_is_damaged_and_says_which_rows_are_whose(
+    suffix: str, run: Run, exported: Path, write_video: Writer, scene: FramesArray, tmp_path: Path
+) -> None:
+    folder, target = spoil(write_video, scene, tmp_path), tmp_path / f"out.{suffix}"
+    words = ("embed", exported, folder, "-o", target, "--json", "-", "--truncate", 16, "--normalize")
+    status, _, err = run(*words)
+    assert status == 2
+    assert "b.mkv is partial (" in err
+    assert not target.exists()
+    status, out, err = run(*words, "--on-error", "skip", "--decoders", 2)
+    assert status == 0
+    assert "2 x 16 float32" in err
+    assert err.count("skipped: ") == 1
+    record = json.loads(out)
+    a, b, c = (str(folder / name) for name in ("a.mp4", "b.mkv", "c.mp4"))
+    assert record["videos"] == [a, b, c]
+    assert [(entry["video"], entry["status"]) for entry in record["report"]] == [
+        (a, "ok"), (b, "partial"), (c, "ok")
+    ]  # fmt: skip
+    assert record["report"][1]["frames"] < record["report"][1]["expected"] == 24
+    assert record["report"][1]["reason"]
+    with EmbeddingEngine.open(exported) as engine:
+        expected = engine.encode([a, c], truncate_dim=16, normalize_embeddings=True)
+    listed = [(row["row"], row["video"]) for row in record["rows"]]
+    if suffix == "npy":
+        assert listed == [(0, a), (1, c)]
+        np.testing.assert_array_equal(np.load(target), expected)
+        return
+    assert listed == [(0, a), (1, b), (2, c)]
+    table = pq.read_table(target)
+    assert table.column_names == COLUMNS
+    assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[16]"
+    first, second, third = table["embedding"].to_pylist()
+    assert second is None
+    np.testing.assert_array_equal(np.array([first, third], np.float32), expected)
+    statuses = table["status"].to_pylist()
+    assert statuses[0] == statuses[2] == "ok"
+    assert statuses[1].startswith("partial (")
+    assert (table["start_s"].to_pylist(), table["video"].to_pylist()) == ([0.0, None, 0.0], [a, b, c])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("none.mp4", "--on-error", "skip"), "none of 1 videos can be embedded: none.mp4 is rejected (it is not a"),
+        (("none.mp4", "--truncate", "193"), "--truncate is 193; this bundle's embeddings have 192 channels"),
+        ((".", ), ". holds no video (.mp4,"),
+    ],
+)  # fmt: skip
+def test_embed_without_a_row_ends_in_one_line(
+    options: tuple[str, ...], message: str, run: Run, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run("embed", exported, *options, "-o", "out.npy")
+    assert (status, err.count(message)) == (2, 1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_compile_says_what_is_missing(run: Run, exported: Path) -> None:

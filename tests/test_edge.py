@@ -21,7 +21,8 @@ from vjepa2.runtime.backends.base import FramesArray
 
 EDGE = ROOT / ".venv-edge" / "bin"
 ABSENT = {"torch", "torchvision", "onnx", "onnx_ir", "onnxsim", "safetensors", "transformers", "huggingface_hub"}
-OF_THE_CHECKOUT = {"test_edge.py", "test_readme.py"}  # read files that are not deployed
+# read files that are not deployed
+OF_THE_CHECKOUT = {"test_edge.py", "test_examples.py", "test_readme.py", "test_serve.py"}
 pytestmark = pytest.mark.skipif(not (EDGE / "vjepa2").exists(), reason="no .venv-edge: make edge found no Python 3.10")
 
 _SCRIPT = """
@@ -124,18 +125,23 @@ EXCUSES = ("torch", "transformers", "tensorrt", "onnx'", "GPU", "CUDA", "Executi
 
 def test_the_tests_of_the_runtime_are_found() -> None:
     assert {
-        "test_backends.py", "test_doctor.py", "test_embedding.py", "test_onnxruntime.py", "test_openvino.py",
-        "test_parity.py", "test_placement.py", "test_preprocess.py", "test_sampling.py", "test_decoder.py",
+        "test_backends.py", "test_batching.py", "test_decoder.py", "test_doctor.py", "test_embedding.py",
+        "test_encoding.py", "test_metrics.py", "test_onnxruntime.py", "test_openvino.py", "test_parity.py",
+        "test_placement.py", "test_preprocess.py", "test_prometheus.py", "test_sampling.py", "test_threads.py",
+        "test_video_folder.py",
     } <= set(FILES)  # fmt: skip
     assert not {"test_pytorch.py", "test_export.py", "test_cli.py", "test_classify.py", "test_encoder.py"} & set(FILES)
 
 
-def test_every_test_of_the_runtime_passes(exported: Path, in_threes: Path, dynamic: Path, tmp_path: Path) -> None:
+def test_every_test_of_the_runtime_passes(
+    exported: Path, in_threes: Path, dynamic: Path, smallest: Path, tmp_path: Path
+) -> None:
     shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     bundles = tmp_path / "bundles"
     bundles.mkdir()
-    for name, folder in {"exported": exported, "in_threes": in_threes, "dynamic": dynamic}.items():
+    handed = {"exported": exported, "in_threes": in_threes, "dynamic": dynamic, "smallest": smallest}
+    for name, folder in handed.items():
         (bundles / name).symlink_to(folder)
     report = tmp_path / "report.xml"
     files = [f"tests/{name}" for name in FILES]

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = {
     "av", "click", "cuda", "huggingface_hub", "jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript",
-    "onnxsim", "openvino", "PIL", "pyarrow", "rich", "safetensors", "tensorrt", "torch", "transformers",
+    "onnxsim", "openvino", "PIL", "prometheus_client", "pyarrow", "rich", "safetensors", "tensorrt", "torch",
+    "transformers",
 }  # fmt: skip
 
 # a file or folder -> third-party libraries that it may import; the longest match counts
@@ -61,6 +62,16 @@ MAY_IMPORT = {
     "export/lint_precision.py": {"onnx"},
     "export/lint_files.py": {"onnx"},
     "export/inspect_cli.py": {"click", "rich"},
+    "export/rounding.py": {"onnx"},
+    "export/checkpoints.py": {"onnx"},
+    "export/watch.py": {"numpy", "onnx"},
+    "export/drift.py": {"numpy"},
+    "export/drift_figures.py": {"numpy"},
+    "export/drift_plot.py": set(),
+    "export/drift_report.py": set(),
+    "export/drift_cli.py": {"click", "rich"},
+    "export/islands.py": set(),
+    "export/island_cost.py": {"numpy", "onnxruntime"},
     "export/calibrate.py": {"numpy", "torch", "onnxruntime"},
     "export/compile.py": set(),
     "export/compile_cli.py": {"click", "rich"},
@@ -82,7 +93,6 @@ MAY_IMPORT = {
     "runtime/video_options.py": {"click"},
     "runtime/embedding.py": {"numpy"},
     "runtime/video.py": {"numpy", "av"},
-    "runtime/parquet.py": {"pyarrow"},
     "runtime/bench_cli.py": {"click", "rich"},
     **{
         f"runtime/{file}.py": set()
@@ -100,6 +110,15 @@ MAY_IMPORT = {
             "warm_up",
         )
     },
+    "runtime/parquet.py": {"numpy", "pyarrow"},
+    "runtime/prometheus.py": {"prometheus_client"},
+    "runtime/metrics.py": set(),
+    "runtime/waiting_line.py": set(),
+    "runtime/picking.py": set(),
+    "runtime/stream_cli.py": {"click", "rich"},
+    "runtime/stream_feed.py": set(),
+    "runtime/stream_parquet.py": {"pyarrow"},
+    "runtime/stream_source.py": set(),
     "runtime/backends/pytorch.py": {"numpy", "torch"},
     "runtime/backends/held_tensors.py": {"torch"},
     "runtime/backends/torch_rates.py": {"torch"},
@@ -121,7 +140,10 @@ MAY_IMPORT = {
     "runtime/gpus.py": set(),
 }
 # what in export proves with runtime
-PROVES = {"export/pipeline.py", "export/compile.py", "export/prove.py"}
+PROVES = {
+    "export/pipeline.py", "export/compile.py", "export/prove.py", "export/watch.py", "export/drift.py",
+    "export/drift_figures.py", "export/drift_plot.py", "export/drift_report.py", "export/island_cost.py",
+}  # fmt: skip
 # what in runtime builds the model itself
 REBUILDS = {"runtime/backends/pytorch.py", "runtime/backends/peers.py", "runtime/backends/peers_export.py"}
 # rooms that a file may look into, apart from the core, which all may
@@ -186,6 +208,7 @@ def test_every_file_knows_its_room(path: Path) -> None:
         ("runtime/embedding.py", "from vjepa2.export import pipeline"),
         ("runtime/embedding.py", "from vjepa2.encoder import Encoder"),
         ("runtime/parity.py", "from torch import nn"),
+        ("runtime/metrics.py", "import prometheus_client"),
         ("runtime/backends/onnxrt.py", "import torch"),
         ("runtime/backends/peers_onnxrt.py", "import onnxruntime"),
         ("runtime/query_timer.py", "import torch"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.conftest import SQUARE_CLIP, make_bundle
+from tests.conftest import SQUARE_CLIP, make_bundle, tiny_spec
 from vjepa2.bundle import Bundle
 from vjepa2.errors import MissingDependencyError
 from vjepa2.runtime import Reference, check_parity, open_backend
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 pytest.importorskip("transformers", reason="the baselines need torch and transformers")
 F = pytest.importorskip("torch.nn.functional")
 PEERS = [name for name in BACKENDS if name.startswith("transformers")]
+SQUARE = tiny_spec(clip=SQUARE_CLIP)
 EXPORTED = ["transformers-onnxruntime", "transformers-openvino"]
 
 
@@ -95,7 +96,7 @@ def test_what_transformers_has_no_model_for_is_refused(name: str, exported: Path
 
 def test_a_head_is_refused(tmp_path: Path) -> None:
     folder = make_bundle(
-        "square-classifier", tmp_path, clip=SQUARE_CLIP, head="classifier", classes=3, pooling="linear", simplify=False
+        "square-classifier", tmp_path, SQUARE, head="classifier", classes=3, pooling="linear", simplify=False
     )
     missing = choice.find_missing("transformers", bundle=Bundle.open(folder))
     assert missing is not None
@@ -107,7 +108,7 @@ def test_a_head_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch", [3, "dynamic"])
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_any_number_of_clips_whatever_the_bundle_takes(name: str, batch: object, tmp_path: Path) -> None:
-    bundle = Bundle.open(make_bundle("square-batch", tmp_path, clip=SQUARE_CLIP, batch=batch, simplify=False))
+    bundle = Bundle.open(make_bundle("square-batch", tmp_path, SQUARE, batch=batch, simplify=False))
     reference = Reference.load(bundle)
     assert reference.outputs.embeddings_BD is not None
     with open_backend(bundle, name) as backend:

@@ -63,6 +63,14 @@ class MissingDependencyError(BackendError):
     """A library that is not installed; the message names the extra that brings it."""
 
 
+class BusyError(BackendError):
+    """More clips wait than may; try again later."""
+
+
+class DeadlineError(BackendError):
+    """A request that was not begun in time."""
+
+
 class ParityError(Vjepa2Error):
     """Numbers outside the gate."""
 

@@ -1,7 +1,7 @@
 """How does a person see that something goes on, and how long each part took?"""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -32,6 +32,6 @@ def show_stages(console: Console) -> Iterator[Callable[[str], None]]:
         finish()
 
 
-def track_steps(steps: Sequence[_Step], name: str) -> Iterator[_Step]:
-    """The steps, with a bar on standard error that goes when they end."""
-    yield from track(steps, name, console=Console(stderr=True), transient=True)
+def track_steps(steps: Iterable[_Step], name: str, total: int | None = None) -> Iterator[_Step]:
+    """The steps, with a bar on standard error that goes when they end; without a length or `total`, it only moves."""
+    yield from track(steps, name, total, console=Console(stderr=True), transient=True)

@@ -117,8 +117,17 @@ class Backend(ABC):
         `inputs` are what the bundle's head takes beside frames, by name, a row for each clip. Only what `outputs`
         names is computed into the result, and the result is the caller's to keep.
         """
+        return Outputs.from_names(self.run_by_name(frames_BTHWC, outputs, inputs))
+
+    def run_by_name(
+        self,
+        frames_BTHWC: FramesArray,
+        outputs: Sequence[OutputName],
+        inputs: Mapping[str, InputArray] | None = None,
+    ) -> dict[OutputName, FloatArray]:
+        """As `run`, under the graph's names: a graph that is looked into has outputs that `Outputs` does not."""
         extras = dict(inputs or {})
-        self._check(frames_BTHWC, outputs)
+        self.check(frames_BTHWC, outputs)
         check_extras(self.bundle.manifest, extras, len(frames_BTHWC))
         count = len(frames_BTHWC)
         step, is_fixed = self._clips_a_call(count), self.bundle.manifest.batch != "dynamic"
@@ -127,9 +136,20 @@ class Backend(ABC):
             size = step if is_fixed else min(step, count - start)
             part = {name: _take(array, start, size) for name, array in extras.items()}
             parts.append(self._compute(_take(frames_BTHWC, start, size), part, outputs))
-        return Outputs.from_names(
-            {name: np.concatenate([part[name] for part in parts])[:count] for name in dict.fromkeys(outputs)}
-        )
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in dict.fromkeys(outputs)}
+
+    def check(self, frames_BTHWC: FramesArray, outputs: Sequence[OutputName]) -> None:
+        """Raise `BackendError` unless `run` would take these."""
+        if not self._is_open:
+            raise BackendError(f"the {self.name} backend is closed; open it again")
+        held = [info.name for info in self.bundle.manifest.outputs]
+        unknown = [name for name in outputs if name not in held]
+        if unknown or not outputs:
+            raise BackendError(f"the bundle has no output {unknown}; it has {', '.join(held)}")
+        must = self.bundle.manifest.frames_shape
+        shape, dtype = np.shape(frames_BTHWC), getattr(frames_BTHWC, "dtype", None)
+        if dtype != np.uint8 or len(shape) != 5 or shape[1:] != must or not shape[0]:
+            raise BackendError(f"frames are {dtype} {list(shape)}; they must be uint8 [B, {', '.join(map(str, must))}]")
 
     def count_clips_a_call(self, count: int) -> int:
         """How many of `count` clips go through the graph at once."""
@@ -143,7 +163,7 @@ class Backend(ABC):
     ) -> HeldClips:
         """Put as many clips as the graph takes at once where the device reads them, to compute on them repeatedly."""
         extras, count = dict(inputs or {}), len(frames_BTHWC)
-        self._check(frames_BTHWC, outputs)
+        self.check(frames_BTHWC, outputs)
         check_extras(self.bundle.manifest, extras, count)
         if count != self._clips_a_call(count):
             raise BackendError(f"{count} clips cannot be held; the graph takes {self._clips_a_call(count)} at once")
@@ -200,18 +220,6 @@ class Backend(ABC):
                 "export one in that precision, or choose another backend"
             )
         return asked or stored
-
-    def _check(self, frames_BTHWC: FramesArray, outputs: Sequence[OutputName]) -> None:
-        if not self._is_open:
-            raise BackendError(f"the {self.name} backend is closed; open it again")
-        held = [info.name for info in self.bundle.manifest.outputs]
-        unknown = [name for name in outputs if name not in held]
-        if unknown or not outputs:
-            raise BackendError(f"the bundle has no output {unknown}; it has {', '.join(held)}")
-        must = self.bundle.manifest.frames_shape
-        shape, dtype = np.shape(frames_BTHWC), getattr(frames_BTHWC, "dtype", None)
-        if dtype != np.uint8 or len(shape) != 5 or shape[1:] != must or not shape[0]:
-            raise BackendError(f"frames are {dtype} {list(shape)}; they must be uint8 [B, {', '.join(map(str, must))}]")
 
 
 def normalise(frames_BTHWC: FramesArray, mean: Sequence[float], std: Sequence[float]) -> FloatArray:
