@@ -1,6 +1,6 @@
 """What has been measured of a row so far, and what becomes of it when measuring ends, early or not?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -43,8 +43,15 @@ class Draft:
         """Queries timed so far."""
         return sum(len(turn.end_to_end_ms) for turn in self.turns)
 
-    def finish(self, cores: int, starts_from: str) -> LatencyRow:
-        """The row; its times only if nothing failed."""
+    @property
+    def rated(self) -> tuple[str, str] | None:
+        """What its rates are of, if they were measured: device and precision."""
+        if self.opened is None or self.finished is None or isinstance(self.finished.rates, str):
+            return None
+        return self.opened.device, self.opened.precision
+
+    def finish(self, cores: int, starts_from: str, best: Mapping[tuple[str, str], Rates]) -> LatencyRow:
+        """The row; its times only if nothing failed, and its limit by the `best` rates of its device and precision."""
         opened, turns = self.opened, [] if self.failure else self.turns
         compute = end_to_end = None
         if opened is not None and turns:
@@ -56,7 +63,7 @@ class Draft:
                 boundary=f"{starts_from} to results in host memory",
                 clips_a_query=opened.clips,
             )
-        limit, no_limit = self._find_limit(compute)
+        limit, no_limit = self._find_limit(compute, best)
         disturbance = self._find_disturbance(cores)
         return LatencyRow(
             bundle=self.bundle,
@@ -81,12 +88,14 @@ class Draft:
         base_ms = [median(getattr(base, kind)) for base, _ in self.pairs]
         return compare_pairs(base_ms, [median(getattr(own, kind)) for _, own in self.pairs], base=self.base)
 
-    def _find_limit(self, compute: Timing | None) -> tuple[Limit | None, str | None]:
+    def _find_limit(
+        self, compute: Timing | None, best: Mapping[tuple[str, str], Rates]
+    ) -> tuple[Limit | None, str | None]:
         if compute is None or self.finished is None or self.opened is None:
             return None, "it was not measured to the end"
-        rates = self.finished.rates
-        if not isinstance(rates, Rates):
-            return None, rates
+        if self.rated is None:
+            return None, str(self.finished.rates)
+        rates = best[self.rated]
         return find_limit(self.manifest, self.opened.clips, self.opened.calls, rates, compute.median_ms), None
 
     def _find_disturbance(self, cores: int) -> Disturbance | None:

@@ -12,8 +12,10 @@ from vjepa2.bundle import Bundle
 from vjepa2.errors import BundleError, MissingDependencyError
 
 from .backends.choice import BACKENDS, find_missing
+from .bench_draft import Draft
 from .bench_harness import BenchOptions, Harness, Surroundings
 from .latency_report import LatencyReport, LatencyRow
+from .roofline import Rates, take_best
 from .scaling import Point, Scaling, fit_scaling
 
 __all__ = ["BASE", "BenchOptions", "LatencyReport", "Plan", "Surroundings", "measure_latency", "plan_rows"]
@@ -74,7 +76,8 @@ def measure_latency(
         harness.close()
     machine = surroundings.describe_machine()
     starts_from = "frames in host memory" if options.video is None else f"the file {options.video}"
-    rows = tuple(draft.finish(machine.cores, starts_from) for draft in harness.drafts)
+    best = _find_best_rates(harness.drafts)
+    rows = tuple(draft.finish(machine.cores, starts_from, best) for draft in harness.drafts)
     faults = [f"{row.backend} on {row.bundle}: {row.failure}" for row in rows if row.failure]
     faults += ["it was interrupted: rows are missing or short"] if partial else []
     model = plan.rows[0][0].manifest.model
@@ -102,6 +105,15 @@ def _group_rows(plan: Plan) -> list[list[tuple[Bundle, str]]]:
     for bundle, name in plan.rows:
         groups.setdefault((bundle.manifest.clip, bundle.manifest.batch), []).append((bundle, name))
     return [sorted(rows, key=lambda row: row[1] != BASE) for rows in groups.values()]
+
+
+def _find_best_rates(drafts: Sequence[Draft]) -> dict[tuple[str, str], Rates]:
+    """Of each device and precision, over all rows."""
+    measured: dict[tuple[str, str], list[Rates]] = {}
+    for draft in drafts:
+        if draft.rated and draft.finished and isinstance(draft.finished.rates, Rates):
+            measured.setdefault(draft.rated, []).append(draft.finished.rates)
+    return {key: take_best(rates) for key, rates in measured.items()}
 
 
 def _refuse_other_models(bundles: Sequence[Bundle]) -> None:

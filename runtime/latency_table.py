@@ -112,7 +112,7 @@ def _notes(report: LatencyReport) -> Iterator[str]:
     for name, limit in limits.items():
         yield (
             f"\nThe limit is {limit.flops / 1e9:.4g} GFLOP and at least {limit.least_bytes / 1e6:.4g} MB a query over "
-            f"what {name} reached beside each row."
+            f"what {name} reached at best in this run."
         )
     for who, why in report.skipped.items():
         yield f"\nleft out: {who}: {why}"

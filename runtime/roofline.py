@@ -1,8 +1,8 @@
 """How fast could it be: a clip's operations and bytes over what this device was seen to do, in the same run?"""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,6 +52,15 @@ def measure_rates(device: str, precision: str, clock: Callable[[], float] = time
         return f"the rates of {precision} on {device} are measured by PyTorch: {error}"
     rates: Rates | str = module.measure_torch_rates(device, precision)
     return rates
+
+
+def take_best(measured: Sequence[Rates]) -> Rates:
+    """What one device was seen to do at its best: whatever held it up in one moment is no limit."""
+    return replace(
+        measured[0],
+        gemm_flops=max(rates.gemm_flops for rates in measured),
+        copy_bytes=max(rates.copy_bytes for rates in measured),
+    )
 
 
 def find_limit(manifest: Manifest, clips: int, calls: int, rates: Rates, compute_ms: float) -> Limit:

@@ -31,7 +31,7 @@ from vjepa2.runtime.latency_stats import (
 from vjepa2.runtime.latency_table import write_tables
 from vjepa2.runtime.machine_state import describe_machine, find_throttling, read_cpu_time, read_state
 from vjepa2.runtime.query_timer import CALL, EVENTS
-from vjepa2.runtime.roofline import Rates, find_limit, measure_rates
+from vjepa2.runtime.roofline import Rates, find_limit, measure_rates, take_best
 from vjepa2.runtime.scaling import Point, fit_scaling
 from vjepa2.runtime.warm_up import warm_up
 
@@ -331,6 +331,11 @@ def test_a_row_that_is_faster_than_its_limit_is_marked(exported: Path) -> None:
     assert row.limit is not None
     assert row.limit.fraction > 1
     assert any("faster than its limit" in reason for reason in row.unstable)
+
+
+def test_what_a_device_reached_at_its_best_is_the_limit() -> None:
+    slow = Rates(measured_by="x", precision="fp32", gemm_flops=1e9, copy_bytes=4e9)
+    assert take_best([slow, replace(slow, gemm_flops=3e9, copy_bytes=2e9)]) == replace(slow, gemm_flops=3e9)
 
 
 def test_rates_that_cannot_be_measured_are_a_sentence() -> None:
