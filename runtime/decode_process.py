@@ -84,43 +84,6 @@ class DecodeProcess:
             raise self._explain_death() from error
         return self._take_clips(shared, request, slots)
 
-    def kill(self) -> None:
-        """End the worker at once; from any thread. Whoever waits for it learns that it died."""
-        with self._ended:
-            self._process.kill()
-            self._process.wait()
-
-    def close(self) -> None:
-        """End the worker and free what it held. Safe to call twice."""
-        self.kill()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-        self._channel.close()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
-        self._unshare()
-
-    def _take_clips(self, shared: mmap.mmap, request: ClipRequest, slots: int) -> Iterator[SampledClip | Finished]:
-        while True:
-            message = self._receive(ClipDone, Finished, within_s=self._limits.deadline_s)
-            if isinstance(message, Finished):
-                yield message
-                return
-            assert isinstance(message, ClipDone)
-            if not 0 <= message.slot < slots:
-                raise VideoError(f"its decoder spoke out of turn (slot {message.slot} of {slots})")
-            start = message.slot * request.clip_bytes
-            clip = np.frombuffer(shared, np.uint8, request.clip_bytes, start).copy()
-            self._send(Free(message.slot))
-            yield SampledClip(
-                views_VTHWC=clip.reshape(request.clip_shape),
-                number=message.number,
-                clips=message.clips,
-                start_s=message.start_s,
-                end_s=message.end_s,
-            )
-
     def follow(self, job: FollowJob, files: Sequence[int] = ()) -> Iterator[LiveFrame | Ended]:
         """Each frame of a live source, then how it ended; a `VideoError` as `run` has it, also for a silent source."""
         memory, shared = self._share(job.slots * job.frame_bytes)
@@ -158,6 +121,43 @@ class DecodeProcess:
             size=(seen.height, seen.width),
             pixels_HWC=pixels_HWC,
         )
+
+    def kill(self) -> None:
+        """End the worker at once; from any thread. Whoever waits for it learns that it died."""
+        with self._ended:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """End the worker and free what it held. Safe to call twice."""
+        self.kill()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+        self._channel.close()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        self._unshare()
+
+    def _take_clips(self, shared: mmap.mmap, request: ClipRequest, slots: int) -> Iterator[SampledClip | Finished]:
+        while True:
+            message = self._receive(ClipDone, Finished, within_s=self._limits.deadline_s)
+            if isinstance(message, Finished):
+                yield message
+                return
+            assert isinstance(message, ClipDone)
+            if not 0 <= message.slot < slots:
+                raise VideoError(f"its decoder spoke out of turn (slot {message.slot} of {slots})")
+            start = message.slot * request.clip_bytes
+            clip = np.frombuffer(shared, np.uint8, request.clip_bytes, start).copy()
+            self._send(Free(message.slot))
+            yield SampledClip(
+                views_VTHWC=clip.reshape(request.clip_shape),
+                number=message.number,
+                clips=message.clips,
+                start_s=message.start_s,
+                end_s=message.end_s,
+            )
 
     def _share(self, size: int) -> tuple[int, mmap.mmap]:
         """Memory without a name, that nobody can shrink beneath us; kept for as long as its size is right."""

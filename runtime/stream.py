@@ -11,9 +11,6 @@ from types import TracebackType
 
 import numpy as np
 
-from vjepa2.bundle import Bundle
-from vjepa2.errors import BackendError
-
 from .backends.base import FloatArray, FramesArray
 from .batching import BatchQueue
 from .decode_messages import ClipRequest
@@ -169,10 +166,13 @@ def open_stream(
     clock: Clock | None = None,
     notify: Notify = lambda _: None,
 ) -> EmbeddingStream:
-    """Embed a live source as it comes; `notify` is told of gaps and reconnections, from another thread."""
+    """Embed a live source as it comes, by the backend behind `queue`, which others may use too.
+
+    `notify` is told of gaps and reconnections, from another thread.
+    """
     playing = playing or Playing()
     parse_live_sampling(playing.sampling)
-    dim, clip = find_dim(queue.bundle), ClipRequest.of(queue.bundle.manifest)
+    (dim,), clip = queue.row_shape("embedding"), ClipRequest.of(queue.bundle.manifest)
     maker = WindowMaker(clip.frames, parse_stride(stride), speed=playing.speed)
     opened = open_source(source, playing, clip)
 
@@ -181,11 +181,3 @@ def open_stream(
         return embedding_D
 
     return EmbeddingStream(opened, maker, encode, dim, clock or Clock(), notify)
-
-
-def find_dim(bundle: Bundle) -> int:
-    """Channels of a bundle's embedding; a `BackendError` if it has none."""
-    for info in bundle.manifest.outputs:
-        if info.name == "embedding":
-            return int(info.shape[-1])
-    raise BackendError(f"{bundle.path.name} has no embedding, its head is {bundle.manifest.head}; export one that has")

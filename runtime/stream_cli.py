@@ -18,7 +18,7 @@ from vjepa2.errors import Vjepa2Error
 from vjepa2.outputs import write_json, write_whole
 
 from .embedding import EmbeddingEngine
-from .stream import EmbeddingStream, StreamedEmbedding, find_dim, open_stream
+from .stream import EmbeddingStream, StreamedEmbedding, open_stream
 from .stream_files import RowWriter, choose_writer
 from .stream_source import Playing, parse_source
 from .video_options import BackendChoice, backend_options
@@ -67,7 +67,7 @@ def stream_command(
             _print_rows(rows, embeddings)
         else:
             facts = _name_facts(engine, source)
-            start = partial(make_writer, dim=find_dim(engine.backend.bundle), facts=facts)
+            start = partial(make_writer, dim=engine.queue.row_shape("embedding")[0], facts=facts)
             write_whole(output, lambda file: _print_rows(rows, embeddings, start(file)))
         summary = stream.summarise()
     say(str(summary))

@@ -5,6 +5,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
@@ -43,6 +44,12 @@ class Playing:
     speed: float = 1.0  # seconds of a file that pass in one second
     max_gap_s: float = 2.0  # between time stamps; more is a gap
     stall_s: float = 10.0  # without a frame, then the source is opened again
+
+    def __post_init__(self) -> None:
+        for name in ("speed", "max_gap_s", "stall_s"):
+            value = getattr(self, name)
+            if not 0 < value < inf:
+                raise VideoError(f"{name} is {value}; it must be a number above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +145,7 @@ class WorkerSource:
 
     def _run(self, files: list[int]) -> Iterator[LiveFrame]:
         worker, keep = self._decoder.take_worker(), False
-        assert worker is not None  # it waited
+        assert worker
         try:
             for event in worker.follow(self._job, files):
                 if isinstance(event, LiveFrame):

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib.metadata import version
@@ -23,9 +22,7 @@ import numpy as np
 from tests.fuzz_video import look_around
 from tests.slopes import Slope, fit_slope
 from tests.videos import write
-from vjepa2.bundle import Bundle
-from vjepa2.runtime import open_backend
-from vjepa2.runtime.batching import BatchQueue
+from vjepa2.runtime import EmbeddingEngine
 from vjepa2.runtime.scenes import generate_scene
 from vjepa2.runtime.stream import EmbeddingStream, StreamSummary, open_stream
 from vjepa2.runtime.stream_source import Playing
@@ -107,19 +104,16 @@ def soak(minutes: float, name: str) -> SoakReport:
         folder = Path(place)
         subprocess.run([sys.executable, "-c", _EXPORT, str(folder)], check=True)
         video = write_rates(folder / "rates.mkv")
-        with open_backend(Bundle.open(folder / "bundle"), name) as backend:
+        with EmbeddingEngine.open(folder / "bundle", name) as engine:
             held = look_around()
-            with (
-                closing(BatchQueue(backend)) as queue,
-                open_stream(queue, video, stride=STRIDE, playing=PLAYING, notify=print_note) as stream,
-            ):
+            with open_stream(engine.queue, video, stride=STRIDE, playing=PLAYING, notify=print_note) as stream:
                 samples, disturbed = follow(stream, 60 * minutes)
                 summary = stream.summarise()
             left = sorted((look_around() - held) | {text for text in look_around() - before if "process" in text})
     parent, worker = samples.fit(60 * minutes)
     return SoakReport(
         machine=describe_machine(),
-        backend=backend.name,
+        backend=engine.backend.name,
         minutes=minutes,
         summary=summary,
         killed=disturbed[signal.SIGKILL],

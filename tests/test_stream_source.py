@@ -129,14 +129,21 @@ def test_windows_are_those_that_embed_would_make_of_the_file(make: Callable[...,
 
 
 def test_a_changing_rate_and_a_jump_come_through(tmp_path: Path, long_scene: FramesArray) -> None:
-    times_s = [*(number / 32 for number in range(32)), *(1 + number / 4 for number in range(8)), 9.0, 9.25, 9.5, 9.75]
+    """The jump is not waited out: that would be a stall."""
+    times_s = [
+        *(number / 32 for number in range(32)),
+        *(1 + number / 4 for number in range(8)),
+        1009.0,
+        1009.25,
+        1009.5,
+        1009.75,
+    ]
     file = write(tmp_path / "a.mkv", long_scene[: len(times_s)], "mpeg4", times_s=times_s)
-    encode, began_s = Recorder(), time.monotonic()
+    encode = Recorder()
     with follow(open_file(file, replace(FAST, speed=4.0)), encode, speed=4.0) as stream:
         rows = list(stream)
-    assert [gap for row in rows for gap in row.gaps] == ["time stamps jumped by +6.25 s at 2.75 s"]
+    assert [gap for row in rows for gap in row.gaps] == ["time stamps jumped by +1006.25 s at 2.75 s"]
     assert sum(1 + row.dropped for row in rows) == 4
-    assert time.monotonic() - began_s < 30, "a jump is not waited out"
 
 
 def test_a_looped_file_goes_on_in_the_same_worker(make: Callable[..., Path]) -> None:
@@ -158,14 +165,14 @@ def test_a_worker_that_dies_or_freezes_is_replaced_and_that_is_a_gap(
     kind: signal.Signals, make: Callable[..., Path]
 ) -> None:
     before, notes = look_around(), list[str]()
-    playing = replace(FAST, loop=True, speed=10.0, stall_s=0.7)
+    playing = replace(FAST, loop=True, speed=10.0, stall_s=2.0)
     with follow(open_file(make(), playing), Recorder(), notes=notes, speed=10.0) as stream:
         next(stream)
         (worker,) = [text for text in look_around() - before if "process" in text]
         os.kill(int(worker.split()[1]), kind)
         gaps = next(row.gaps for row in stream if row.gaps)
         assert stream.summarise().sessions >= 2
-    why = "was killed by SIGKILL" if kind is signal.SIGKILL else "took longer than 0.7 s and was ended"
+    why = "was killed by SIGKILL" if kind is signal.SIGKILL else "took longer than 2 s and was ended"
     assert f"it was opened again (its decoder {why})" in gaps[0]
     assert f"{why}; it is opened again in 0.5 s" in notes[0]
 
@@ -269,6 +276,13 @@ def test_sources_are_told_apart() -> None:
     for playing in (Playing(loop=True), Playing(speed=2.0)):
         with pytest.raises(VideoError, match="is live; only a file can be looped or played at another speed"):
             WorkerSource(found, playing, CLIP)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_what_is_no_length_of_time_is_refused(value: float) -> None:
+    for name in ("speed", "max_gap_s", "stall_s"):
+        with pytest.raises(VideoError, match=f"{name} is {value}; it must be a number above 0"):
+            Playing(**{name: value})  # type: ignore[arg-type]
 
 
 def test_a_device_that_is_no_camera_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,6 +476,11 @@ def test_growth_of_memory_is_told_from_noise() -> None:
     assert not leak.is_within_noise(nothing=1, visible=1000)
     wild = fit_slope(times_s.tolist(), (100 * noise_mb).tolist(), [0] * 500, bin_s=20)
     assert not wild.is_within_noise(nothing=1, visible=20), "what cannot be seen is not passed"
+    quiet_mb = 100 + 0.001 * noise_mb
+    for growth, passes in ((0.5, True), (3.0, False)):
+        slope = fit_slope(times_s.tolist(), (quiet_mb + growth * times_s / 3600).tolist(), [0] * 500, bin_s=20)
+        assert slope.low > 0
+        assert slope.is_within_noise(nothing=1, visible=20) is passes
     steps = fit_slope(times_s.tolist(), (noise_mb + 50 * (times_s > 500)).tolist(), [0] * 250 + [1] * 250, bin_s=20)
     assert steps.is_within_noise(nothing=1, visible=20), "another worker may have another level"
     broken = fit_slope(times_s.tolist(), [float("nan")] * 500, [0] * 500, bin_s=20)
