@@ -22,6 +22,7 @@ VERBS = {
     "classify": ("vjepa2.runtime.classify_cli", "video", "Videos to names of classes, by a classifier's bundle."),
     "run": ("vjepa2.runtime.run_cli", "video", "Videos to every output of a bundle, whatever its head."),
     "parity": ("vjepa2.runtime.parity_cli", "", "Bundles in every backend against PyTorch float32, with canaries."),
+    "bench": ("vjepa2.runtime.bench_cli", "", "How long each backend takes, proved, beside what others would run."),
     "doctor": ("vjepa2.runtime.doctor_cli", "", "What runs on this machine, and what the rest lacks."),
     "models": ("vjepa2.models_cli", "", "Every released model: sizes, files, licences."),
 }
