@@ -12,14 +12,14 @@ CLIPS   ?=
 
 BIN    := .venv/bin
 VJEPA2 := $(BIN)/vjepa2
-EXTRAS := torch,export,finetune,onnxruntime,openvino,video,parquet,prometheus,report,dev
+EXTRAS := torch,export,finetune,onnxruntime,openvino,video,parquet,prometheus,report,examples,dev
 ifeq ($(GPU),1)
-EXTRAS := torch,export,finetune,onnxruntime-gpu,tensorrt,video,parquet,prometheus,report,dev
+EXTRAS := torch,export,finetune,onnxruntime-gpu,tensorrt,video,parquet,prometheus,report,examples,dev
 endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 
-.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start bench-throughput gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video prove-precision clean
+.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start bench-throughput gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream prove-precision clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -128,5 +128,15 @@ SEED    ?= 0
 
 fuzz-video: install  ## decode MUTANTS spoilt videos from SEED: each ok, partial or rejected, none silently short, nothing left
 	$(BIN)/python -m tests.fuzz_video $(MUTANTS) $(SEED)
+
+MINUTES ?= 20
+
+soak-stream: install  ## stream for MINUTES with reconnections, stalls and changing rates: memory within noise, nothing left
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak_stream $(MINUTES) $(or $(BACKEND),auto)
+
 prove-precision: install  ## what fp16, bf16 and int8 lose of ViT-L's tokens, on random and on hard weights; half an hour
 	$(BIN)/python benchmarks/precision.py artifacts/precision --clips 1
+
+drift: install  ## where ViT-L cut to 4 layers, its weights hard and every result in fp16, leaves the gate, and which islands bring it back
+	test -f artifacts/vitl-4-layers-hard-4x256-fp32/manifest.json || $(VJEPA2) export hard --model vitl --seed 0 --layers 4 --frames 4 --no-simplify -o artifacts/vitl-4-layers-hard-4x256-fp32
+	$(VJEPA2) drift artifacts/vitl-4-layers-hard-4x256-fp32 --backend naive-fp16 --json artifacts/drift.json --plot artifacts/drift.svg; test $$? -eq 1

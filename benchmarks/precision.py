@@ -77,6 +77,12 @@ def write_bundle(
     return Bundle(folder, replace(manifest, precision=precision, graphs=infos))
 
 
+def round_weights(traced: Trace, precision: Precision) -> Trace:
+    """The same with every weight as `precision` stores it, in float32."""
+    stored = make_variants(traced, precision, None, is_dynamic=False).tensors
+    return replace(traced, tensors={name: stored[name].to(tensor.dtype) for name, tensor in traced.tensors.items()})
+
+
 def measure_naive(bundle: Bundle, reference: Reference, naive: Naive) -> Row:
     """The figures of the float32 graph of `bundle` on the first clip, computed naively."""
     graph = read_graph(bundle.path / PORTABLE)
@@ -120,7 +126,7 @@ def judge_int8(figures: Row, timing: Row) -> str:
     return f"rejected: {'; '.join(reasons)}" if reasons else "kept"
 
 
-def run_source(source: str, arguments: argparse.Namespace, tell: Callable[[str], None]) -> tuple[list[Row], Row]:
+def run_source(source: str, arguments: argparse.Namespace, tell: Callable[[str], None]) -> tuple[list[Row], Row | None]:
     """A row for each graph of one kind of weights, and what int8 is worth in ONNX Runtime."""
     tell(f"{source}: PyTorch")
     manifest, traced, reference, ranges = prepare(source, arguments)
@@ -134,12 +140,20 @@ def run_source(source: str, arguments: argparse.Namespace, tell: Callable[[str],
 
     with open_backend(fp32, "onnxruntime") as backend:
         add("fp32", ONNXRUNTIME, prove(backend, reference, "fp32"))
-    for precision in ("fp16", "bf16", "int8"):
+    bundle = fp32
+    for precision in arguments.precisions.split(","):
         if precision in _NAIVE:
             add(precision, "naive", measure_naive(fp32, reference, _NAIVE[precision]))
+            rounded = round_weights(traced, precision)
+            wide = write_bundle(arguments.folder / f"{source}-{precision}-weights", manifest, rounded, "fp32", {})
+            del rounded
+            with open_backend(wide, "onnxruntime") as backend:
+                add(precision, "weights alone", prove(backend, reference, precision))
         bundle = write_bundle(arguments.folder / f"{source}-{precision}", manifest, traced, precision, ranges)
         with EvaluatorBackend(bundle) as backend:
             add(precision, PORTABLE, prove(backend, reference, precision))
+    if bundle.manifest.precision != "int8":
+        return rows, None
     with open_backend(fp32, "onnxruntime") as slow, open_backend(bundle, "onnxruntime") as fast:
         add("int8", ONNXRUNTIME, prove(fast, reference, "int8"))
         timing = time_pairs(slow, fast, reference, arguments.pairs)
@@ -172,13 +186,15 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--weights", default="random,hard")
+    parser.add_argument("--precisions", default="fp16,bf16,int8")
     arguments = parser.parse_args()
     torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
-    rows, int8 = [], []
+    rows: list[Row] = []
+    int8: list[Row] = []
     for source in arguments.weights.split(","):
         made, timing = run_source(source, arguments, lambda text: print(text, file=sys.stderr, flush=True))
         rows += made
-        int8.append(timing)
+        int8 += [timing] if timing else []
         report = {
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",

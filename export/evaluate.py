@@ -6,7 +6,7 @@ its operands' type, and operands of two types are an error.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from vjepa2.errors import ExportError
 
 from .operators_float32 import OPERATORS, normalise_stepwise
+from .rounding import find_free
 
 Naive = Literal["fp16", "bf16"]
 _DTYPES: dict[int, torch.dtype] = {
@@ -38,11 +39,21 @@ _E4M3_MAX = 448.0  # a larger number becomes this one, as ONNX's `saturate` says
 
 
 class Evaluation:
-    """One graph and its weights; `naive` gives every float that type instead of its own, LayerNorm's inside too."""
+    """One graph and its weights; `naive` gives every float that type instead of its own, LayerNorm's inside too.
 
-    def __init__(self, graph: onnx.ModelProto, folder: Path, naive: Naive | None = None) -> None:
+    Nodes that `islands` names compute and keep float32 whatever type they have; others round what they take from them.
+    """
+
+    def __init__(
+        self,
+        graph: onnx.ModelProto,
+        folder: Path,
+        naive: Naive | None = None,
+        islands: Collection[str] | None = None,
+    ) -> None:
         self.graph = graph.graph
         self.naive = _NAIVE[naive] if naive else None
+        self._wide = frozenset() if islands is None else find_free(self.graph).union(islands)
         self._weights = {tensor.name: tensor for tensor in self.graph.initializer}
         self._folder = folder
         unknown = sorted({node.op_type for node in self.graph.node if node.op_type not in OPERATORS or node.domain})
@@ -53,45 +64,64 @@ class Evaluation:
         self, inputs: Mapping[str, npt.NDArray[np.generic]], outputs: Sequence[str]
     ) -> dict[str, npt.NDArray[np.float32]]:
         """The outputs that are asked for, as float32; a value is let go of after the last node that reads it."""
-        declared = {value.name: _DTYPES[value.type.tensor_type.elem_type] for value in self.graph.output}
         uses = Counter(name for node in self.graph.node for name in node.input)
         uses.update(outputs)
         values = {name: torch.from_numpy(np.array(array)) for name, array in inputs.items()}
+        dtypes = {name: value.dtype for name, value in values.items()}  # as declared; an island keeps more
         with torch.inference_mode():
             for node in self.graph.node:
-                values |= dict(zip(node.output, self._compute(node, values), strict=False))
+                results, dtype = self._compute(node, values, dtypes)
+                values |= dict(zip(node.output, results, strict=False))
+                dtypes |= dict.fromkeys(node.output, dtype)
                 for name in set(node.input):
                     uses[name] -= list(node.input).count(name)
                     if not uses[name]:
                         values.pop(name, None)
-        results = {}
-        for name in outputs:
-            if not self.naive and values[name].dtype != declared[name]:
-                raise ExportError(f"{name} is computed in {values[name].dtype}; the graph declares {declared[name]}")
-            results[name] = values[name].float().numpy()
-        return results
+        self._check_outputs(dtypes, outputs)
+        return {name: values[name].float().numpy() for name in outputs}
 
-    def _compute(self, node: onnx.NodeProto, values: Mapping[str, Tensor]) -> list[Tensor]:
-        operands = [self._read(name, values) if name else None for name in node.input]
-        given = {operand.dtype for operand in operands if operand is not None and operand.is_floating_point()}
+    def _check_outputs(self, dtypes: Mapping[str, torch.dtype], outputs: Sequence[str]) -> None:
+        declared = {value.name: value.type.tensor_type.elem_type for value in self.graph.output}
+        for name in outputs:
+            kind = declared[name]
+            if not self.naive and kind != TensorProto.UNDEFINED and dtypes[name] != _DTYPES[kind]:
+                raise ExportError(f"{name} is computed in {dtypes[name]}; the graph declares {_DTYPES[kind]}")
+
+    def _compute(
+        self, node: onnx.NodeProto, values: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]
+    ) -> tuple[list[Tensor], torch.dtype]:
+        kinds = [self._dtype_of(name, dtypes) if name else None for name in node.input]
+        given = {kind for kind in kinds if kind is not None and kind.is_floating_point}
         if len(given) > 1 and node.op_type not in _MIXED:
             raise ExportError(f"{node.name} ({node.op_type}) has operands of {', '.join(sorted(map(str, given)))}")
+        is_wide = node.name in self._wide
+        operands = [
+            self._read(name, values, None if is_wide else kind) if name else None
+            for name, kind in zip(node.input, kinds, strict=True)
+        ]
         attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-        dtype = next((item.dtype for item in operands if item is not None), torch.float32)
-        if node.op_type == "LayerNormalization" and self.naive:
-            return [normalise_stepwise(operands, attributes, self.naive)]
-        results = OPERATORS[node.op_type](operands, attributes, node)
-        to = _result_dtype(node.op_type, operands, attributes, dtype)
+        to = _result_dtype(node.op_type, kinds, attributes)
         if self.naive and to.is_floating_point:
             to = self.naive
-        return [_round(result, to) for result in results]
+        if node.op_type == "LayerNormalization" and self.naive and not is_wide:
+            return [normalise_stepwise(operands, attributes, self.naive)], to
+        results = OPERATORS[node.op_type](operands, attributes, node)
+        if is_wide and to.is_floating_point:
+            return [result if result.is_floating_point() else result.float() for result in results], to
+        return [_round(result, to) for result in results], to
 
-    def _read(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
-        value = values[name] if name in values else _read_tensor(self._weights[name], self._folder)
-        return _round(value, self.naive) if self.naive and value.is_floating_point() else value
+    def _dtype_of(self, name: str, dtypes: Mapping[str, torch.dtype]) -> torch.dtype:
+        dtype = dtypes[name] if name in dtypes else _DTYPES[self._weights[name].data_type]
+        return self.naive if self.naive and dtype.is_floating_point else dtype
+
+    def _read(self, name: str, values: Mapping[str, Tensor], dtype: torch.dtype | None) -> Tensor:
+        """A value in the type that is declared for it, or with None as it was kept."""
+        value = values[name] if name in values else read_tensor(self._weights[name], self._folder)
+        return value if dtype is None else _round(value, dtype)
 
 
-def _read_tensor(tensor: onnx.TensorProto, folder: Path) -> Tensor:
+def read_tensor(tensor: onnx.TensorProto, folder: Path) -> Tensor:
+    """A constant of a graph, in the type that it is stored in; one in a file is mapped, not read."""
     dtype, shape = _DTYPES[tensor.data_type], tuple(tensor.dims)
     if tensor.data_location != TensorProto.EXTERNAL:
         if tensor.raw_data:
@@ -112,13 +142,13 @@ def _round(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype)
 
 
-def _result_dtype(op: str, operands: Sequence[Tensor | None], attributes: Mapping[str, Any], dtype: torch.dtype) -> Any:
+def _result_dtype(op: str, kinds: Sequence[torch.dtype | None], attributes: Mapping[str, Any]) -> torch.dtype:
     if op == "Cast":
         return _DTYPES[attributes["to"]]
     if op == "QuantizeLinear":
-        zero_point = operands[2] if len(operands) > 2 else None
-        return torch.uint8 if zero_point is None else zero_point.dtype
-    if op == "DequantizeLinear":
-        assert operands[1] is not None
-        return operands[1].dtype
-    return torch.int64 if op == "Shape" else dtype
+        return (kinds[2] if len(kinds) > 2 else None) or torch.uint8
+    if op == "Shape":
+        return torch.int64
+    kind = kinds[1] if op == "DequantizeLinear" else next((item for item in kinds if item is not None), torch.float32)
+    assert kind is not None
+    return kind

@@ -91,6 +91,15 @@ class GraphView:
         } | {name: len(tensor.dims) for name, tensor in self.tensors.items()}
 
     @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Value -> its shape, where it is known; 0 is an axis of any size."""
+        return {
+            name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
+            for name, info in self._infos.items()
+            if info.type.tensor_type.HasField("shape")
+        } | {name: tuple(tensor.dims) for name, tensor in self.tensors.items()}
+
+    @cached_property
     def _infos(self) -> dict[str, onnx.ValueInfoProto]:
         try:
             graph = onnx.shape_inference.infer_shapes(self.light_model()).graph

@@ -12,6 +12,7 @@ from time import monotonic
 
 import numpy as np
 
+from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError
 from vjepa2.spec import OutputName
 
@@ -87,6 +88,11 @@ class BatchQueue:
         self._line.put(request, when_full)
         self._start()
         return request.future
+
+    @property
+    def bundle(self) -> Bundle:
+        """What the backend runs."""
+        return self._backend.bundle
 
     def row_shape(self, output: OutputName) -> tuple[int, ...]:
         """Of one clip's row of an output; a `BackendError` if the bundle has no such output."""

@@ -5,7 +5,7 @@ Axes: V views, T frames, H, W pixels, C colours.
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -147,23 +147,18 @@ class Free:
     slot: int = field(default=0)
 
 
-Message = Job | ClipDone | Finished | Ready | Free
-_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Job, ClipDone, Finished, Ready, Free)}
+_Message = TypeVar("_Message")
 
 
-def encode_message(message: Message) -> bytes:
-    """One message as one datagram of JSON."""
+def encode_message(message: Any) -> bytes:
+    """One message, a dataclass, as one datagram of JSON."""
     return json.dumps({type(message).__name__: asdict(message)}).encode()
 
 
-def decode_message(data: bytes, *kinds: type[Message]) -> Message:
+def decode_message(data: bytes, *kinds: type[_Message]) -> _Message:
     """A message of one of `kinds`; a `VideoError` for anything else, for a worker may have been taken over."""
     try:
         ((name, record),) = json.loads(data).items()
-        kind = _KINDS[name]
-        if kind not in kinds:
-            raise KeyError(name)
-        message: Message = read_record(kind, record, name)
+        return read_record({kind.__name__: kind for kind in kinds}[name], record, name)
     except (ValueError, AttributeError, KeyError, RecursionError, BundleError) as error:
         raise VideoError(f"its decoder spoke out of turn ({error!r:.200})") from error
-    return message

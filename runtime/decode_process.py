@@ -9,8 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import isfinite
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +27,12 @@ from .decode_messages import (
     Finished,
     Free,
     Job,
-    Message,
     Ready,
     SampledClip,
     decode_message,
     encode_message,
 )
+from .stream_messages import Ended, FollowJob, FrameSeen, LiveFrame
 
 _SCRIPT = """
 import json, sys
@@ -80,6 +83,44 @@ class DecodeProcess:
         except OSError as error:
             raise self._explain_death() from error
         return self._take_clips(shared, request, slots)
+
+    def follow(self, job: FollowJob, files: Sequence[int] = ()) -> Iterator[LiveFrame | Ended]:
+        """Each frame of a live source, then how it ended; a `VideoError` as `run` has it, also for a silent source."""
+        memory, shared = self._share(job.slots * job.frame_bytes)
+        try:
+            socket.send_fds(self._channel, [encode_message(job)], [memory, *files])
+        except OSError as error:
+            raise self._explain_death() from error
+        while True:
+            message = self._receive(FrameSeen, Ended, within_s=job.limits.deadline_s)
+            if isinstance(message, Ended):
+                yield message
+                return
+            yield self._take_frame(message, job, shared)
+
+    def _take_frame(self, seen: FrameSeen, job: FollowJob, shared: mmap.mmap) -> LiveFrame:
+        if not (
+            seen.samples >= 0
+            and (seen.slot is None) == (seen.samples == 0)
+            and (seen.slot is None or 0 <= seen.slot < job.slots)
+            and all(isfinite(number) for number in (seen.time_s, seen.arrived_s, seen.jump_s or 0.0))
+            and seen.arrived_s <= time.monotonic()
+        ):
+            raise VideoError(f"its decoder spoke out of turn ({seen})")
+        pixels_HWC = None
+        if seen.slot is not None:
+            start = seen.slot * job.frame_bytes
+            pixels = np.frombuffer(shared, np.uint8, job.frame_bytes, start).copy()
+            pixels_HWC = pixels.reshape(job.height, job.width, 3)
+            self._send(Free(seen.slot))
+        return LiveFrame(
+            time_s=seen.time_s,
+            arrived_s=seen.arrived_s,
+            samples=seen.samples,
+            jump_s=seen.jump_s,
+            size=(seen.height, seen.width),
+            pixels_HWC=pixels_HWC,
+        )
 
     def kill(self) -> None:
         """End the worker at once; from any thread. Whoever waits for it learns that it died."""
@@ -141,7 +182,7 @@ class DecodeProcess:
         except OSError as error:
             raise self._explain_death() from error
 
-    def _receive(self, *kinds: type[Message], within_s: float) -> Message:
+    def _receive(self, *kinds: type[Any], within_s: float) -> Any:
         try:
             self._channel.settimeout(within_s)
             data = self._channel.recv(MESSAGE_BYTES)

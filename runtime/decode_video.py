@@ -51,7 +51,7 @@ def decode_video(parent: socket.socket, job: Job, file: int, memory: int) -> Vid
 
 def _decode(slots: "_Slots", file: int) -> VideoReport:
     request, limits = slots.job.request, slots.job.limits
-    _limit_cpu(limits)
+    limit_cpu(limits)
     sampling = parse_sampling(request.sampling)
     index = index_video(file, limits)
     footage = Footage(total=index.total, count=request.frames, rate_hz=index.rate_hz, pad=request.pad, name="it")
@@ -64,14 +64,15 @@ def _decode(slots: "_Slots", file: int) -> VideoReport:
             fitted.add(number, frame)
             while done < len(chosen_KT) and chosen_KT[done, -1] <= number:
                 slots.put(done, chosen_KT, index.starts_s, fitted)
-                _limit_cpu(limits)
+                limit_cpu(limits)
                 done += 1
     if done < len(chosen_KT):
         raise VideoError("it has no frame that can be decoded; it is damaged")
     return _judge(index, len(reader.lost), done)
 
 
-def _limit_cpu(limits: DecodeLimits) -> None:
+def limit_cpu(limits: DecodeLimits) -> None:
+    """Allow this process so many seconds more."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + limits.cpu_s + 1, hard))

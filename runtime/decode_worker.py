@@ -1,7 +1,7 @@
-"""The process that decodes: one video after another, until its parent is gone or kills it.
+"""The process that decodes: one video or live source after another, until its parent is gone or kills it.
 
 It is started by `runtime.decode_process` and takes jobs from a socket: a video's descriptor, and shared memory to lay
-clips into. What a video can do to it, it can do to nothing else.
+clips or frames into. What a video can do to it, it can do to nothing else.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ from vjepa2.errors import MissingDependencyError
 from vjepa2.extras import import_with_extra
 
 from .decode_messages import MESSAGE_BYTES, DecodeLimits, Finished, Free, Job, Ready, decode_message, encode_message
+from .stream_messages import Ended, FollowJob
 
 _NO_NEW_PRIVILEGES = 38
 
@@ -28,6 +29,7 @@ def run_worker(channel: int, lifeline: int) -> None:
     with socket.socket(fileno=channel) as parent:
         try:
             decode = import_with_extra("vjepa2.runtime.decode_video", "video").decode_video
+            follow = import_with_extra("vjepa2.runtime.decode_stream", "video").follow_stream
         except MissingDependencyError as error:
             parent.send(encode_message(Ready(missing=str(error))))
             return
@@ -36,12 +38,16 @@ def run_worker(channel: int, lifeline: int) -> None:
             data, files, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, 2)
             if not data:
                 return
-            job = decode_message(data, Job, Free)
-            if not isinstance(job, Job):  # a slot of the video before is free
+            job = decode_message(data, Job, FollowJob, Free)
+            if not isinstance(job, (Job, FollowJob)):  # a slot of the video before is free
                 continue
             _limit_process(job.limits)
-            report = decode(parent, job, *files)
-            parent.send(encode_message(Finished(report=report, retire=_address_space() > job.limits.memory_bytes // 2)))
+            if isinstance(job, Job):
+                report = decode(parent, job, *files)
+                parent.send(encode_message(Finished(report=report, retire=_has_grown(job.limits))))
+            else:
+                why = follow(parent, job, *files)
+                parent.send(encode_message(Ended(why=why, retire=_has_grown(job.limits))))
 
 
 def _die_with(lifeline: int) -> None:
@@ -64,5 +70,6 @@ def _limit_process(limits: DecodeLimits) -> None:
         resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def _address_space() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * mmap.PAGESIZE
+def _has_grown(limits: DecodeLimits) -> bool:
+    address_space = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * mmap.PAGESIZE
+    return address_space > limits.memory_bytes // 2

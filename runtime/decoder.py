@@ -38,7 +38,7 @@ class Reading:
             return True
         try:
             if self._file is None:
-                self._file = _open_regular(self.path, self._decoder.limits)
+                self._file = open_regular(self.path, self._decoder.limits)
             self._worker = self._decoder.take_worker(wait=wait)
             if self._worker:
                 self._events = self._worker.run(self._file, self._request)
@@ -164,7 +164,7 @@ class VideoDecoder:
         self.close()
 
 
-def _open_regular(path: Path, limits: DecodeLimits) -> int:
+def open_regular(path: Path, limits: DecodeLimits) -> int:
     """A descriptor of a regular file that is not too large; a `VideoError` for anything else, pipes included."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -25,6 +25,8 @@ from .encoded import EncodedClips, EncodedVideo
 from .encoding import EncodeOptions, Encoding, OnError, OutputValue
 from .metrics import EngineMetrics
 from .sampling import Pad, parse_sampling
+from .stream import EmbeddingStream, open_stream
+from .stream_source import Playing, Source
 from .video_folder import expand_folders, is_single
 from .waiting_line import WhenFull
 
@@ -198,6 +200,22 @@ class EmbeddingEngine(AbstractContextManager["EmbeddingEngine"]):
         options = EncodeOptions(batch_size=batch_size, sampling=sampling, pad=pad)
         done = list(self._encode(videos, options, "logits", views=views, show_progress_bar=show_progress_bar))
         return [rank_classes(video.values[None], manifest.labels, top)[0] for video in done]
+
+    def stream(
+        self,
+        source: str | Path | Source,
+        *,
+        stride: str = "1s",
+        sampling: str = "fps:4",
+        loop: bool = False,
+        speed: float = 1.0,
+    ) -> EmbeddingStream:
+        """Embed a file as if live, `/dev/videoN` or `rtsp://`: the newest window each `stride`; older ones are dropped.
+
+        More can be chosen by `runtime.stream.open_stream`. Close the stream before the engine.
+        """
+        playing = Playing(sampling=sampling, loop=loop, speed=speed)
+        return open_stream(self.queue, source, stride=stride, playing=playing)
 
     def read_clip(self, video: Video, pad: Pad = "none", sampling: str = "uniform") -> FramesArray:
         """Frames `[T, H, W, 3]` of a video as `backend.run` takes them."""

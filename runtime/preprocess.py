@@ -16,9 +16,7 @@ from vjepa2.manifest import CROP_DOWN, Crop
 from vjepa2.spec import ClipSpec
 
 FramesArray = npt.NDArray[np.uint8]
-_TOGETHER = (
-    2  # frames: the more a thread does in one go, the less it waits for the interpreter, and the more for memory
-)
+_TOGETHER = 8  # frames that a thread takes at once, at most: what it works in is made once for them
 
 
 def fit_clip(
@@ -50,17 +48,19 @@ def fit_views(
     sizes = {frame.shape[:2] for frame in frames_THWC}
     if len(sizes) > 1:
         raise VideoError(f"frames are of {len(sizes)} sizes, {sorted(sizes)}; the frames of a clip must be of one size")
+    workers = threads or len(os.sched_getaffinity(0))
+    step = max(1, min(_TOGETHER, -(-len(frames_THWC) // workers)))
     fitted_VTHWC = np.empty((views, len(frames_THWC), clip.height, clip.width, 3), np.uint8)
 
     def fit(first: int) -> None:
-        part = slice(first, first + _TOGETHER)
-        fitted_VTHWC[:, part] = fit_frames(frames_THWC[part], clip, views, crop)
+        part = slice(first, first + step)
+        fit_frames(frames_THWC[part], clip, views, crop, out=fitted_VTHWC[:, part])
 
-    parts = range(0, len(frames_THWC), _TOGETHER)
+    parts = range(0, len(frames_THWC), step)
     if len(parts) == 1:  # to start a thread for it takes longer than to do it
         fit(0)
         return fitted_VTHWC
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         list(pool.map(fit, parts))
     return fitted_VTHWC
 

@@ -1,12 +1,12 @@
 """How is a video file opened, and which pixels are its frames? The only file that imports av; it runs in the worker.
 
-The file is known by its descriptor alone: neither it nor what it names can have another one opened.
+A file is known by its descriptor alone: neither it nor what it names can have another one opened.
 
 Axes: H, W pixels, C colours.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from av.video.reformatter import VideoReformatter
 from vjepa2.errors import VideoError
 
 from .decode_messages import DecodeLimits
+from .stream_messages import FollowJob
 
 PixelArray = npt.NDArray[np.uint8]
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,flv,asf,ogg,mxf"
@@ -30,12 +31,41 @@ DAMAGE = (av.error.FFmpegError, MemoryError, ValueError)
 @contextmanager
 def open_video(file: int, limits: DecodeLimits) -> Iterator[Opened]:
     """The first video stream of an open file; a `VideoError` if there is none that can be decoded within `limits`."""
+    with _open("fd:", None, _only(file), limits) as opened:
+        yield opened
+
+
+@contextmanager
+def open_live(job: FollowJob, files: Sequence[int]) -> Iterator[Opened]:
+    """The video stream of a live source; of the network, TCP connections are all that it may make.
+
+    Only slices are decoded beside each other: with whole frames each thread would hold one back.
+    """
+    if job.kind == "file":
+        name, form, options = "fd:", None, _only(*files)
+    elif job.kind == "camera":
+        name, form, options = job.address, "video4linux2", job.options
+    else:
+        patience_us = str(int(1e6 * job.limits.deadline_s))
+        only = {"protocol_whitelist": "tcp", "format_whitelist": "rtsp"}
+        name, form, options = job.address, "rtsp", {**only, "rtsp_transport": "tcp", "timeout": patience_us}
+    with _open(name, form, options, job.limits) as (container, stream):
+        stream.thread_type = "SLICE"
+        yield container, stream
+
+
+def _only(file: int) -> dict[str, str]:
     os.lseek(file, 0, os.SEEK_SET)
-    only = {"fd": str(file), "protocol_whitelist": "fd", "format_whitelist": _FORMATS}
+    return {"fd": str(file), "protocol_whitelist": "fd", "format_whitelist": _FORMATS}
+
+
+@contextmanager
+def _open(name: str, form: str | None, options: dict[str, str], limits: DecodeLimits) -> Iterator[Opened]:
     try:
-        container = av.open("fd:", metadata_errors="replace", options=only)
+        container = av.open(name, format=form, metadata_errors="replace", options=options)
     except DAMAGE as error:
-        raise VideoError(f"it is not a video that can be read ({explain(error)})") from error
+        what = "it is not a video that can be read" if form is None else "it cannot be opened"
+        raise VideoError(f"{what} ({explain(error)})") from error
     with container:
         if not container.streams.video:
             kinds = sorted({stream.type for stream in container.streams})

@@ -1,6 +1,6 @@
 """What does every verb take that puts videos through a bundle?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -13,7 +13,7 @@ from .backends.placement import EXECUTED, Executed
 from .embedding import EmbeddingEngine
 from .sampling import SAMPLINGS, Pad
 
-Command = Callable[..., None]
+Command = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +32,32 @@ class BackendChoice:
         )
 
 
+_BACKEND_OPTIONS = (
+    click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}."),
+    click.option("--device", help="cpu, cuda, cuda:1, gpu: one that the backend has; its first by default."),
+    click.option("--precision", type=click.Choice(EXECUTED), help="The bundle's by default."),
+    click.option("--allow", multiple=True, help="A place or precision that nodes may fall to; otherwise an error."),
+)
+
+
+def backend_options(command: Command) -> Command:
+    """Add BUNDLE and four options to a click command that has parameters `bundle` and `backend`, a `BackendChoice`."""
+
+    @wraps(command)
+    def choose(*, backend: str, device: str | None, precision: Executed | None, allow: Any, **rest: Any) -> Any:
+        choice = BackendChoice(name=backend, device=device, precision=precision, allow=tuple(allow))
+        return command(backend=choice, **rest)
+
+    return _add((click.argument("bundle", type=click.Path(path_type=Path)), *_BACKEND_OPTIONS), choose)
+
+
 def video_options(command: Command) -> Command:
     """Add BUNDLE VIDEOS... and options to a click command that has parameters `bundle videos backend sampling pad`.
 
     `backend` is a `BackendChoice`, made of four options.
     """
     options = (
-        click.argument("bundle", type=click.Path(path_type=Path)),
         click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path)),
-        click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}."),
-        click.option("--device", help="cpu, cuda, cuda:1, gpu: one that the backend has; its first by default."),
-        click.option("--precision", type=click.Choice(EXECUTED), help="The bundle's by default."),
-        click.option("--allow", multiple=True, help="A place or precision that nodes may fall to; otherwise an error."),
         click.option("--sampling", default="uniform", show_default=True, help=f"Which frames: {SAMPLINGS}."),
         click.option(
             "--pad",
@@ -53,13 +67,10 @@ def video_options(command: Command) -> Command:
             help="What to do with a video shorter than a clip.",
         ),
     )
+    return backend_options(_add(options, command))
 
-    @wraps(command)
-    def choose(*, backend: str, device: str | None, precision: Executed | None, allow: Any, **rest: Any) -> None:
-        choice = BackendChoice(name=backend, device=device, precision=precision, allow=tuple(allow))
-        command(backend=choice, **rest)
 
-    wrapped: Command = choose
+def _add(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
     for option in reversed(options):  # click lists what was added last first
-        wrapped = option(wrapped)
-    return wrapped
+        command = option(command)
+    return command

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.record_preprocessing import CROPS, ROWS, TARGET, list_shapes, paint
+from vjepa2 import fitting
 from vjepa2.errors import VideoError
-from vjepa2.fitting import fit_pixels
+from vjepa2.fitting import fit_frames, fit_pixels
 from vjepa2.manifest import CROP_EVEN
 from vjepa2.runtime.backends.base import FramesArray, normalise
 from vjepa2.runtime.preprocess import fit_clip, fit_views
@@ -71,6 +72,14 @@ def test_very_small_and_very_large_frames_are_those_of_torch_too(size: tuple[int
     assert np.array_equal(fit_clip(frames, SMALL), by_torch(frames, 64))
 
 
+def test_a_place_to_write_to_may_lie_anyhow_in_memory() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 90, 120, 3), dtype=np.uint8)
+    out = np.zeros((3, 64, 3, 64, 2, 3), np.uint8).transpose(4, 2, 1, 3, 0, 5)[..., 1, :]
+    assert out.shape == (2, 3, 64, 64, 3)
+    assert fit_frames(frames, SMALL, 2, out=out) is out
+    assert np.array_equal(out, fit_frames(frames, SMALL, 2))
+
+
 def test_white_stays_white_and_black_black() -> None:
     for value in (0, 255):
         frames = np.full((1, 241, 427, 3), value, np.uint8)
@@ -84,9 +93,13 @@ def test_the_other_rounding_of_odd_margins_is_that_of_the_original_code() -> Non
         assert np.array_equal(fit_clip(frames, SMALL, CROP_EVEN), by_torch(frames, 64, round)), width
 
 
-def test_threads_and_the_order_of_memory_change_nothing() -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (6, 90, 120, 3), dtype=np.uint8)
-    expected = fit_clip(frames, SMALL, threads=1)
+@pytest.mark.parametrize("together", [1, 300_000, 2_500_000])  # 1, 2 and all of a thread's frames in a product
+def test_threads_products_and_the_order_of_memory_change_nothing(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (7, 90, 120, 3), dtype=np.uint8)
+    expected = np.stack([fit_pixels(frame, SMALL) for frame in frames])
+    monkeypatch.setattr(fitting, "_TOGETHER", together)
     turned = frames.transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3)
     for other in (frames, list(frames), turned, frames[:, :, ::-1][:, :, ::-1]):
         assert np.array_equal(fit_clip(other, SMALL, threads=3), expected)

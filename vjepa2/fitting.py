@@ -3,7 +3,7 @@
 Resizing is what torchvision does to uint8: columns first, then rows, each by antialiased bilinear weights that are
 rounded to 16 bits, each sum rounded to uint8. In floating point wide enough all of it is exact, so BLAS may do it.
 
-Axes: V views, T frames, S planes or strips of them, H, W pixels, C colours.
+Axes: V views, T frames, S strips of R rows, H, W pixels, C colours, X = W * C: colours stay beside each other.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,10 @@ from vjepa2.spec import ClipSpec
 
 PixelArray = npt.NDArray[np.uint8]
 _RESIZE, _CROP = 256, 224  # resize to 256/224 of the crop, as in the original evaluations
-_BLOCK = 16  # new pixels that one matrix makes: fewer look at fewer zeros, more keep BLAS busy
-_STRIP = 128  # rows that a product takes at once; products so small leave threads to their caller, larger ones fight
+_ROWS = 8  # new ones that one product makes: fewer meet fewer zeros, more keep BLAS busy
+_COLUMNS = 5  # the same; their 15 values fill a vector of 16
+_TOGETHER = 2_500_000  # bytes of old pixels in one product: more keep BLAS busy, fewer fit the cache
+_STRIP = 128  # rows that a product takes at most; products so small leave threads to their caller, larger ones fight
 _EXACT_BITS = 16  # of a weight: times 255 it fits the 24 bits of a float32
 
 
@@ -35,12 +37,17 @@ def fit_pixels(frame_HWC: PixelArray, clip: ClipSpec, crop: Crop = CROP_DOWN) ->
 
 
 def fit_frames(
-    frames: PixelArray | Sequence[PixelArray], clip: ClipSpec, views: int = 1, crop: Crop = CROP_DOWN
+    frames: PixelArray | Sequence[PixelArray],
+    clip: ClipSpec,
+    views: int = 1,
+    crop: Crop = CROP_DOWN,
+    *,
+    out: PixelArray | None = None,
 ) -> PixelArray:
     """Frames `[H, W, 3]` of one size as views `[V, T, height, width, 3]`: one as `fit_pixels` says, or several crops.
 
     Of several, the frame is resized to cover `clip` without a margin, as in the original evaluations; they lie along
-    the side that is longer than the clip's, from its start on, in equal steps rounded down.
+    the side that is longer than the clip's, from its start on, in equal steps rounded down. `out` is filled if given.
     """
     height, width = _resized(frames[0], clip, _RESIZE / _CROP if views == 1 else 1)
     high, wide = height - clip.height, width - clip.width
@@ -49,9 +56,11 @@ def fit_frames(
         places = [(halves[0], halves[1])]
     else:
         places = [(view * (high // (views - 1)), view * (wide // (views - 1))) for view in range(views)]
-    return np.stack(
-        [_cut(frames, _Cut(height, top, clip.height), _Cut(width, left, clip.width)) for top, left in places]
-    )
+    shape = (len(places), len(frames), clip.height, clip.width, 3)
+    fitted_VTHWC = np.empty(shape, np.uint8) if out is None else out
+    for fitted_THWC, (top, left) in zip(fitted_VTHWC, places, strict=True):
+        _cut(frames, _Cut(height, top, clip.height), _Cut(width, left, clip.width), fitted_THWC)
+    return fitted_VTHWC
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +72,36 @@ class _Cut:
     kept: int
 
 
-def _cut(frames: PixelArray | Sequence[PixelArray], down: _Cut, right: _Cut) -> PixelArray:
-    """The part of resized frames that is kept; of the old ones no more is looked at than makes it."""
-    rows, columns = _weigh(frames[0].shape[0], down), _weigh(frames[0].shape[1], right)
-    high, wide = rows.end - rows.first, columns.end - columns.first
+def _cut(frames: PixelArray | Sequence[PixelArray], down: _Cut, right: _Cut, fitted_THWC: PixelArray) -> None:
+    """Write the part of resized frames that is kept; of the old ones no more is looked at than makes it."""
+    rows, columns = _weigh_rows(frames[0].shape[0], down), _weigh_columns(frames[0].shape[1], right)
+    high, old_wide, new_wide = rows.end - rows.first, 3 * (columns.end - columns.first), 3 * right.kept
     strips = -(-high // _STRIP)
-    old_TCHW = np.empty((len(frames), 3, strips * _STRIP, wide), columns.blocks[0].weights.dtype)
-    old_TCHW[:, :, high:] = 0  # the last strip's rest is computed with the others, and may be no number
-    for old_CHW, frame_HWC in zip(old_TCHW, frames, strict=True):
-        old_CHW[:, :high] = frame_HWC[rows.first : rows.end, columns.first : columns.end].transpose(2, 0, 1)
-    narrow = _narrow(old_TCHW.reshape(-1, _STRIP, wide), columns, right.kept)
-    fitted = _shorten(narrow.reshape(len(frames) * 3, -1, right.kept), rows, down.kept)
-    fitted_TCHW = fitted.astype(np.uint8).reshape(len(frames), 3, down.kept, right.kept)
-    return np.ascontiguousarray(fitted_TCHW.transpose(0, 2, 3, 1))
+    strip, dtype = -(-high // strips), np.promote_types(rows.dtype, columns.dtype)
+    together = min(len(frames), max(1, _TOGETHER // (high * old_wide * dtype.itemsize)))
+    old_TRX = np.zeros((together, strips * strip, old_wide), dtype)  # the last strip's rest stays 0
+    narrow_TRX = np.empty((together, strips * strip, new_wide), dtype)
+    new_THX = np.empty((together, down.kept, new_wide), dtype)
+    for start in range(0, len(frames), together):
+        part = frames[start : start + together]
+        count = len(part)
+        for old_RX, frame_HWC in zip(old_TRX, part, strict=False):
+            seen_HWC = frame_HWC[rows.first : rows.end, columns.first : columns.end]
+            old_RX[:high].reshape(seen_HWC.shape)[...] = seen_HWC
+        narrow_SRX = narrow_TRX[:count].reshape(-1, strip, new_wide)
+        _narrow(old_TRX[:count].reshape(-1, strip, old_wide), columns, narrow_SRX)
+        _shorten(narrow_TRX[:count], rows, new_THX[:count])
+        new_THWC = new_THX[:count].reshape(count, down.kept, right.kept, 3)
+        np.add(new_THWC, 0.5, out=fitted_THWC[start : start + count], casting="unsafe")  # uint8 is rounded down
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Some neighbouring new pixels: which old ones make them, and with which weights `[new, old]`."""
+    """Neighbouring new values, the old ones that make them, counted from the first that is looked at, and weights."""
 
-    start: int  # of the new
-    first: int  # of the old, counted from the first one that is looked at
-    weights: npt.NDArray[np.floating]
+    new: slice
+    old: slice
+    weights: npt.NDArray[np.floating]  # of rows `[new, old]`, of columns `[old, new]`
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,49 +112,60 @@ class _Side:
     end: int
     blocks: tuple[_Block, ...]
 
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """In which sums by these weights are exact."""
+        return self.blocks[0].weights.dtype
 
-def _narrow(strips_SHW: npt.NDArray[np.floating], side: _Side, width: int) -> npt.NDArray[np.floating]:
-    new_SHW = np.empty((*strips_SHW.shape[:2], width), strips_SHW.dtype)
+
+def _narrow(old_SRX: npt.NDArray[np.floating], side: _Side, new_SRX: npt.NDArray[np.floating]) -> None:
+    """Rounds halves up, as adding half and shifting does; weights that sum to a hair above one do not reach 256."""
     for block in side.blocks:
-        new, old = block.weights.shape
-        seen_SHW = strips_SHW[:, :, block.first : block.first + old]
-        np.matmul(seen_SHW, block.weights.T, out=new_SHW[:, :, block.start : block.start + new])
-    return _round(new_SHW)
+        np.matmul(old_SRX[:, :, block.old], block.weights, out=new_SRX[:, :, block.new])
+    np.add(new_SRX, 0.5, out=new_SRX)
+    np.floor(new_SRX, out=new_SRX)
 
 
-def _shorten(rows_SHW: npt.NDArray[np.floating], side: _Side, height: int) -> npt.NDArray[np.floating]:
-    dtype = side.blocks[0].weights.dtype
-    rows_SHW = rows_SHW.astype(dtype, copy=False)
-    new_SHW = np.empty((len(rows_SHW), height, rows_SHW.shape[2]), dtype)
+def _shorten(old_TRX: npt.NDArray[np.floating], side: _Side, new_THX: npt.NDArray[np.floating]) -> None:
     for block in side.blocks:
-        new, old = block.weights.shape
-        seen_SHW = rows_SHW[:, block.first : block.first + old]
-        np.matmul(block.weights, seen_SHW, out=new_SHW[:, block.start : block.start + new])
-    return _round(new_SHW)
-
-
-def _round(sums: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Halves up, as adding half and shifting does; weights that sum to a hair above one do not reach 256."""
-    sums += 0.5
-    np.floor(sums, out=sums)
-    return sums
+        np.matmul(block.weights, old_TRX[:, block.old], out=new_THX[:, block.new])
 
 
 @lru_cache(maxsize=64)
-def _weigh(old: int, cut: _Cut) -> _Side:
+def _weigh_columns(old: int, cut: _Cut) -> _Side:
+    """Weights for values whose three colours lie side by side: each is made of its own kind, the others weigh 0."""
+    side = _weigh(old, cut, _COLUMNS)
+    blocks = tuple(
+        _Block(
+            slice(3 * block.new.start, 3 * block.new.stop),
+            slice(3 * block.old.start, 3 * block.old.stop),
+            np.ascontiguousarray(np.kron(block.weights.T, np.eye(3, dtype=side.dtype))),
+        )
+        for block in side.blocks
+    )
+    return _Side(side.first, side.end, blocks)
+
+
+@lru_cache(maxsize=64)
+def _weigh_rows(old: int, cut: _Cut) -> _Side:
+    return _weigh(old, cut, _ROWS)
+
+
+def _weigh(old: int, cut: _Cut, size: int) -> _Side:
+    """Blocks of `size` new pixels."""
     weights = [_triangle(old, cut.resized, new) for new in range(cut.resized)]
     bits = _find_bits(max(float(row.max()) for _, row in weights))
     dtype = np.float32 if bits <= _EXACT_BITS else np.float64
     wanted = weights[cut.first : cut.first + cut.kept]
     first, end = wanted[0][0], max(start + len(row) for start, row in wanted)
     blocks = []
-    for start in range(0, cut.kept, _BLOCK):
-        part = wanted[start : start + _BLOCK]
+    for start in range(0, cut.kept, size):
+        part = wanted[start : start + size]
         begin, stop = part[0][0], max(old_start + len(row) for old_start, row in part)
         matrix = np.zeros((len(part), stop - begin), dtype)
         for line, (old_start, row) in zip(matrix, part, strict=True):
             line[old_start - begin : old_start - begin + len(row)] = np.floor(row * 2**bits + 0.5) / 2**bits
-        blocks.append(_Block(start, begin - first, matrix))
+        blocks.append(_Block(slice(start, start + len(part)), slice(begin - first, stop - first), matrix))
     return _Side(first, end, tuple(blocks))
 
 

@@ -45,6 +45,8 @@ def _read(hint: Any, value: object, where: str) -> Any:
 
 
 def _read_union(choices: tuple[Any, ...], value: object, where: str) -> Any:
+    if value is None and type(None) in choices:
+        return None
     for choice in choices:
         try:
             return _read(choice, value, where)

@@ -115,6 +115,15 @@ class Backend(ABC):
         `inputs` are what the bundle's head takes beside frames, by name, a row for each clip. Only what `outputs`
         names is computed into the result, and the result is the caller's to keep.
         """
+        return Outputs.from_names(self.run_by_name(frames_BTHWC, outputs, inputs))
+
+    def run_by_name(
+        self,
+        frames_BTHWC: FramesArray,
+        outputs: Sequence[OutputName],
+        inputs: Mapping[str, InputArray] | None = None,
+    ) -> dict[OutputName, FloatArray]:
+        """As `run`, under the graph's names: a graph that is looked into has outputs that `Outputs` does not."""
         extras = dict(inputs or {})
         self.check(frames_BTHWC, outputs)
         check_extras(self.bundle.manifest, extras, len(frames_BTHWC))
@@ -125,9 +134,7 @@ class Backend(ABC):
             size = step if is_fixed else min(step, count - start)
             part = {name: _take(array, start, size) for name, array in extras.items()}
             parts.append(self._compute(_take(frames_BTHWC, start, size), part, outputs))
-        return Outputs.from_names(
-            {name: np.concatenate([part[name] for part in parts])[:count] for name in dict.fromkeys(outputs)}
-        )
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in dict.fromkeys(outputs)}
 
     def check(self, frames_BTHWC: FramesArray, outputs: Sequence[OutputName]) -> None:
         """Raise `BackendError` unless `run` would take these."""
