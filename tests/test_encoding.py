@@ -191,9 +191,12 @@ def test_closing_is_no_videos_fault(smallest: Path, videos: list[Path]) -> None:
         done = pool.submit(engine.encode_clips, videos, on_error="skip", sampling="window:1")
         backend.await_call()
         closing = pool.submit(engine.close)
+        with pytest.raises(BackendError, match="the engine is closed"):
+            while True:
+                engine.queue.check_open()
+        backend.gate.set()  # what is being computed comes to its end, and the caller may be waiting for it
         with pytest.raises(BackendError, match=r"the engine (was|is) closed"):
             done.result(PATIENCE_S)
-        backend.gate.set()
         closing.result(PATIENCE_S)
     assert engine.metrics().videos_rejected == 0
     with pytest.raises(BackendError, match="the engine is closed; open it again"):
