@@ -158,8 +158,10 @@ class WaitingLine:
             self.end([request], DeadlineError(), "cancelled")
 
     def _end_late(self) -> None:
-        while not self._closed:
+        while True:
             with self._lock:
+                if self._closed:
+                    return
                 now_s = monotonic()
                 late = [request for request in self._requests if request.deadline_s <= now_s]
                 self._requests = [request for request in self._requests if request.deadline_s > now_s]
