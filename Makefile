@@ -107,9 +107,11 @@ bench-start: install  ## from nothing to the first embedding of ViT-L: import, h
 	test -f artifacts/vitl-16x256-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --frames 16 -o artifacts/vitl-16x256-fp32
 	$(BIN)/python benchmarks/start.py artifacts/vitl-16x256-fp32
 
-bench-throughput: install  ## encode on 64 short videos beside its backend on ready clips: ViT-L cut to 6 layers, 8 frames of 192, in turns
+VIDEOS ?= 64
+
+bench-throughput: install  ## encode on VIDEOS short videos beside its backend on ready clips: ViT-L cut to 6 layers, 8 frames of 192, in turns
 	test -f artifacts/vitl-6-layers-8x192-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --layers 6 --frames 8 --size 192 --no-simplify -o artifacts/vitl-6-layers-8x192-fp32
-	$(BIN)/python benchmarks/throughput.py artifacts/vitl-6-layers-8x192-fp32
+	$(BIN)/python benchmarks/throughput.py artifacts/vitl-6-layers-8x192-fp32 $(VIDEOS)
 
 bench-memory: install  ## what ONNX Runtime holds beside what `vjepa2 plan` says: both graphs, 8 to 64 frames (6 GB of memory)
 	$(BIN)/python benchmarks/memory.py
