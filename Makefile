@@ -6,20 +6,22 @@ WEIGHTS ?= random
 FRAMES  ?= 16
 SIZE    ?=
 PRECISION ?= fp32
-OUT     ?= artifacts/$(MODEL)-$(FRAMES)x$(or $(SIZE),$(if $(findstring 384,$(MODEL)),384,256))-$(PRECISION)
+LAYERS  ?=
+OUT     ?= artifacts/$(MODEL)$(if $(LAYERS),-$(LAYERS)-layers)-$(FRAMES)x$(or $(SIZE),$(if $(findstring 384,$(MODEL)),384,256))-$(PRECISION)
 VIDEO   ?= examples/moving-scene.mp4
 CLIPS   ?=
 
 BIN    := .venv/bin
 VJEPA2 := $(BIN)/vjepa2
-EXTRAS := torch,export,finetune,onnxruntime,openvino,video,parquet,prometheus,report,examples,dev
+EXTRAS := torch,export,finetune,baselines,onnxruntime,openvino,video,parquet,prometheus,report,examples,dev
 ifeq ($(GPU),1)
-EXTRAS := torch,export,finetune,onnxruntime-gpu,tensorrt,video,parquet,prometheus,report,examples,dev
+EXTRAS := torch,export,finetune,baselines,onnxruntime-gpu,tensorrt,video,parquet,prometheus,report,examples,dev
 endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
+EXPORT := --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(LAYERS),--layers $(LAYERS)) $(if $(CLIPS),--clips $(CLIPS)) --precision $(PRECISION)
 
-.PHONY: help install export edge test test-full check format lint bench-arena bench-backends bench-start bench-throughput gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision prove-corpus clean
+.PHONY: help install export edge test test-full check format lint bench bench-arena bench-cost bench-start bench-throughput drift gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision prove-corpus clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,7 +34,7 @@ help:  ## this list
 install: .venv/installed  ## .venv with every extra this kind of machine can use (GPU=1: CUDA and TensorRT)
 
 export: install  ## export MODEL with WEIGHTS, prove it, compile it if there is a GPU, embed VIDEO
-	$(VJEPA2) export $(SOURCE) --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(CLIPS),--clips $(CLIPS)) --precision $(PRECISION) -o $(OUT)
+	$(VJEPA2) export $(SOURCE) $(EXPORT) -o $(OUT)
 	@$(VJEPA2) compile $(OUT) || { test $$? = 2 && echo 'engine: skipped, for the reason above'; }
 	$(VJEPA2) embed $(OUT) $(VIDEO) -o $(OUT).npy $(if $(filter fp32 int8,$(PRECISION)),,|| { test $$? = 2 && echo 'embedding: skipped, for the reason above'; })
 	@echo 'bundle: $(OUT)'
@@ -90,17 +92,26 @@ TENSORRT_PYTHON ?= $(PYTHON)
 gpu:  ## engines beside torch on this machine's GPU, into docs/gpu: PYTHON= with torch, TENSORRT_PYTHON= with TensorRT
 	@$(PYTHON) -m benchmarks.gpu --python '$(PYTHON)' --tensorrt-python '$(TENSORRT_PYTHON)' $(if $(REUSE),--reuse)
 
-bench-backends: install  ## seconds a clip of each CPU backend on ViT-L cut to 2 layers, in turns
-	test -f artifacts/vitl-2-layers-16x256-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --layers 2 --frames 16 --no-simplify -o artifacts/vitl-2-layers-16x256-fp32
-	$(BIN)/python benchmarks/backends.py artifacts/vitl-2-layers-16x256-fp32
+BACKENDS ?=
+BENCH_SECONDS ?= 60
+
+bench: install  ## how much faster: every backend of OUT that runs here beside transformers' own, proved, in turns (LAYERS=2: a cut model)
+	test -f $(OUT)/manifest.json || $(VJEPA2) export $(SOURCE) $(EXPORT) -o $(OUT)
+	$(VJEPA2) bench $(OUT) $(if $(BACKENDS),--backends $(BACKENDS)) --seconds $(BENCH_SECONDS) --json $(OUT).latency.json
+
+bench-cost: install  ## what measuring adds to a backend that spins for a known time: at most 1 %
+	test -f artifacts/tiny/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --layers 1 --frames 2 --size 32 --no-simplify -o artifacts/tiny
+	$(BIN)/python -m benchmarks.bench_cost artifacts/tiny
 
 bench-start: install  ## from nothing to the first embedding of ViT-L: import, hash, load, first clip, beside transformers
 	test -f artifacts/vitl-16x256-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --frames 16 -o artifacts/vitl-16x256-fp32
 	$(BIN)/python benchmarks/start.py artifacts/vitl-16x256-fp32
 
-bench-throughput: install  ## encode on 64 short videos beside its backend on ready clips: ViT-L cut to 6 layers, 8 frames of 192, in turns
+VIDEOS ?= 64
+
+bench-throughput: install  ## encode on VIDEOS short videos beside its backend on ready clips: ViT-L cut to 6 layers, 8 frames of 192, in turns
 	test -f artifacts/vitl-6-layers-8x192-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --layers 6 --frames 8 --size 192 --no-simplify -o artifacts/vitl-6-layers-8x192-fp32
-	$(BIN)/python benchmarks/throughput.py artifacts/vitl-6-layers-8x192-fp32
+	$(BIN)/python benchmarks/throughput.py artifacts/vitl-6-layers-8x192-fp32 $(VIDEOS)
 
 bench-memory: install  ## what ONNX Runtime holds beside what `vjepa2 plan` says: both graphs, 8 to 64 frames (6 GB of memory)
 	$(BIN)/python benchmarks/memory.py

@@ -22,13 +22,13 @@ from vjepa2.runtime import EmbeddingEngine
 from vjepa2.runtime.backends.base import FramesArray
 from vjepa2.runtime.scenes import generate_scene
 
-VIDEOS, TURN = 64, 8  # videos in all, and in a turn
+TURNS = 8
 FRAMES, HEIGHT, WIDTH, RATE = 48, 240, 320, 24
 
 
-def write_videos(folder: Path) -> list[Path]:
+def write_videos(folder: Path, count: int) -> list[Path]:
     """Two seconds each of a moving scene, H.264."""
-    files = [folder / f"{number:02}.mp4" for number in range(VIDEOS)]
+    files = [folder / f"{number:02}.mp4" for number in range(count)]
     for seed, file in enumerate(files):
         with av.open(str(file), "w") as container:
             stream = container.add_stream("libx264", rate=RATE)
@@ -59,8 +59,8 @@ def processor_seconds() -> float:
 def take_turns(engine: EmbeddingEngine, files: list[Path]) -> list[dict[str, tuple[float, float]]]:
     """Of each turn: `encode`, the backend on the same clips, and reading these."""
     turns = []
-    for turn, start in enumerate(range(0, len(files), TURN)):
-        part = files[start : start + TURN]
+    for turn in range(TURNS):
+        part = files[turn::TURNS]
         clips: list[FramesArray] = []
         times = {"reading alone": measure(partial(read_into, clips, engine, part))}
         works: dict[str, Callable[[], object]] = {
@@ -85,10 +85,10 @@ def run_each(engine: EmbeddingEngine, clips: list[FramesArray]) -> None:
         engine.backend.run(clip_THWC[None])
 
 
-def main(folder: str) -> None:
-    """Print a Markdown table for the bundle in `folder`."""
+def main(folder: str, videos: int) -> None:
+    """Print a Markdown table for the bundle in `folder` and so many videos, a multiple of 8."""
     with TemporaryDirectory() as place, EmbeddingEngine.open(folder, warm_up=True) as engine:
-        files = write_videos(Path(place))
+        files = write_videos(Path(place), videos)
         engine.encode(files[:2])  # the decoder has started
         turns = take_turns(engine, files)
         backend, manifest = engine.backend, engine.backend.bundle.manifest
@@ -96,11 +96,11 @@ def main(folder: str) -> None:
     print(f"{date.today()}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, {versions}: ", end="")
     clip, depth = manifest.clip, manifest.model.depth
     print(f"{manifest.model.name} cut to {depth} layers, {clip.frames} frames of {clip.height}; ", end="")
-    print(f"{VIDEOS} videos of {FRAMES} frames of {WIDTH} x {HEIGHT}, {len(turns)} turns of {TURN}; medians\n")
+    print(f"{videos} videos of {FRAMES} frames of {WIDTH} x {HEIGHT}, {TURNS} turns of {videos // TURNS}; medians\n")
     print("| | s a video | processor s a video |\n|---|---|---|")
     for name in ("`encode`", "the backend on ready clips", "reading alone"):
         clock_s, cpu_s = (
-            statistics.median(column) / TURN for column in zip(*(times[name] for times in turns), strict=True)
+            statistics.median(column) * TURNS / videos for column in zip(*(times[name] for times in turns), strict=True)
         )
         print(f"| {name} | {clock_s:.3f} | {cpu_s:.3f} |")
     for number, what in enumerate(("on the clock", "on the processor")):
@@ -112,4 +112,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""How a bundle runs: backends, embeddings, parity. No torch needed."""
+"""How a bundle runs: backends, embeddings, parity, latency. No torch needed."""
 
 from .backends import Backend, Outputs, open_backend
 from .batching import QueueOptions
@@ -8,11 +8,13 @@ from .decoder import VideoDecoder
 from .embedding import EmbeddingEngine
 from .encoded import EncodedClips, EncodedVideo
 from .encoding import EncodeOptions
+from .latency import BenchOptions, LatencyReport, measure_latency, plan_rows
 from .metrics import EngineMetrics
 from .parity import Reference, check_parity, check_stored
 
 __all__ = [
     "Backend",
+    "BenchOptions",
     "Classification",
     "ClipRequest",
     "DecodeLimits",
@@ -21,6 +23,7 @@ __all__ = [
     "EncodedClips",
     "EncodedVideo",
     "EngineMetrics",
+    "LatencyReport",
     "Outputs",
     "QueueOptions",
     "Reference",
@@ -29,5 +32,7 @@ __all__ = [
     "VideoReport",
     "check_parity",
     "check_stored",
+    "measure_latency",
     "open_backend",
+    "plan_rows",
 ]

@@ -133,6 +133,8 @@ class WaitingLine:
             for condition in (self._arrived, self._left, self._hurried):
                 condition.notify_all()
         self.end(left, BackendError("the engine was closed before this was computed; open it again"), "closed")
+        if self._timer and self._timer is not threading.current_thread():  # a future's callback may close
+            self._timer.join()
 
     def _choose(self, max_batch: int) -> list[Request]:
         """The first request, whatever its size, and all that fit beside it: of its output, each of another owner."""
@@ -156,8 +158,10 @@ class WaitingLine:
             self.end([request], DeadlineError(), "cancelled")
 
     def _end_late(self) -> None:
-        while not self._closed:
+        while True:
             with self._lock:
+                if self._closed:
+                    return
                 now_s = monotonic()
                 late = [request for request in self._requests if request.deadline_s <= now_s]
                 self._requests = [request for request in self._requests if request.deadline_s > now_s]

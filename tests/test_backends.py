@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import TINY_CLIP
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError, MissingDependencyError, UnknownNameError
 from vjepa2.runtime import Backend, Reference, open_backend
@@ -24,11 +23,21 @@ MARKS: dict[str, pytest.MarkDecorator | tuple[pytest.MarkDecorator, ...]] = {
     "openvino-gpu": pytest.mark.gpu,
     # a C++ compiler runs for every shape; PyTorch's compiler warns of PyTorch
     "pytorch-compile": (pytest.mark.slow, pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")),
+    "transformers-compile": (pytest.mark.slow, pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")),
+    # each opening exports; tests/test_peers.py opens each once
+    "transformers-onnxruntime": pytest.mark.slow,
+    "transformers-openvino": pytest.mark.slow,
 }
+SQUARE_ALONE = {name for name in BACKENDS if name.startswith("transformers")}
 # What a row is asked for, where its own choice would be an error on most machines, and how exact it can then be.
 PRECISIONS: dict[str, Executed] = {"onnxruntime-tensorrt": "tf32"}
 TOLERANCES = {"onnxruntime-tensorrt": 1e-2}
 NAMES = [pytest.param(name, marks=MARKS.get(name, ())) for name in BACKENDS]
+FOLDERS = [  # tests/test_peers.py has square bundles of other batches
+    pytest.param(name, folder, marks=MARKS.get(name, ()))
+    for name in BACKENDS
+    for folder in (("exported",) if name in SQUARE_ALONE else ("exported", "in_threes", "dynamic"))
+]
 Opener = Callable[..., Backend]
 
 
@@ -52,14 +61,23 @@ def open_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
         backend.close()
 
 
+def find_folder(name: str, request: pytest.FixtureRequest) -> Path:
+    """A bundle of one clip a call that the backend has a model for; the test is skipped where its library is not."""
+    if name in SQUARE_ALONE and (missing := choice.find_missing(name)):
+        pytest.skip(missing)
+    folder: Path = request.getfixturevalue("square" if name in SQUARE_ALONE else "exported")
+    return folder
+
+
 @pytest.fixture(scope="module", params=NAMES)
-def backend(request: pytest.FixtureRequest, exported: Path, open_one: Opener) -> Backend:
+def backend(request: pytest.FixtureRequest, open_one: Opener) -> Backend:
     """A bundle in one backend, opened once for all tests."""
-    return open_one(exported, request.param)
+    return open_one(find_folder(request.param, request), request.param)
 
 
-def frames_of(count: int, seed: int = 0) -> FramesArray:
-    return np.random.default_rng(seed).integers(0, 256, TINY_CLIP.frames_shape(count), dtype=np.uint8)
+def frames_of(backend: Backend, count: int, seed: int = 0) -> FramesArray:
+    shape = (count, *backend.bundle.manifest.frames_shape)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def test_outputs_are_pytorchs(backend: Backend) -> None:
@@ -73,21 +91,39 @@ def test_outputs_are_pytorchs(backend: Backend) -> None:
 
 
 def test_only_what_was_asked_for_is_returned(backend: Backend) -> None:
-    assert backend.run(frames_of(1)).tokens_BND is None
-    assert backend.run(frames_of(1), ("tokens",)).embeddings_BD is None
+    assert backend.run(frames_of(backend, 1)).tokens_BND is None
+    assert backend.run(frames_of(backend, 1), ("tokens",)).embeddings_BD is None
 
 
 def test_result_survives_the_next_call(backend: Backend) -> None:
-    first = backend.run(frames_of(1)).embeddings_BD
+    first = backend.run(frames_of(backend, 1)).embeddings_BD
     assert first is not None
     kept = first.copy()
-    backend.run(frames_of(1, seed=1))
+    backend.run(frames_of(backend, 1, seed=1))
     np.testing.assert_array_equal(first, kept)
     first += 1  # the caller's to change
 
 
+def test_held_clips_compute_what_run_gives_again_and_again(backend: Backend) -> None:
+    frames = [frames_of(backend, 1), frames_of(backend, 1, seed=1)]
+    expected = [backend.run(each, ("tokens", "embedding")).by_name() for each in frames]
+    for each, wanted in zip(frames, expected, strict=True):
+        held = backend.hold(each, ("tokens", "embedding"))
+        for calls in (1, 2):
+            events_ms = held.compute(calls)
+            assert events_ms is None or len(events_ms) == calls
+            results = held.fetch()
+            assert set(results) == {"tokens", "embedding"}
+            for name, array in wanted.items():
+                np.testing.assert_array_equal(results[name], array)
+    assert backend.count_clips_a_call(1) == 1
+    if backend.count_clips_a_call(2) == 1:
+        with pytest.raises(BackendError, match="2 clips cannot be held; the graph takes 1 at once"):
+            backend.hold(frames_of(backend, 2))
+
+
 def test_frames_may_lie_anywhere_in_memory_and_are_not_written_to(backend: Backend) -> None:
-    frames = frames_of(2)
+    frames = frames_of(backend, 2)
     backwards = np.ascontiguousarray(frames[..., ::-1])[..., ::-1]
     backwards.setflags(write=False)
     assert not backwards.flags.c_contiguous
@@ -95,12 +131,12 @@ def test_frames_may_lie_anywhere_in_memory_and_are_not_written_to(backend: Backe
     np.testing.assert_array_equal(backwards, frames)
 
 
-@pytest.mark.parametrize("folder", ["exported", "in_threes", "dynamic"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "folder"), FOLDERS)
 def test_any_number_of_clips_whatever_the_graph_takes(
     name: str, folder: str, request: pytest.FixtureRequest, open_one: Opener
 ) -> None:
-    backend = open_one(request.getfixturevalue(folder), name)
+    path = find_folder(name, request) if folder == "exported" else request.getfixturevalue(folder)
+    backend = open_one(path, name)
     reference = Reference.load(backend.bundle)
     assert reference.outputs.embeddings_BD is not None
     for count in (1, 2, 3, 4):
@@ -124,26 +160,29 @@ def test_any_number_of_clips_whatever_the_graph_takes(
     ids=["dtype", "rank", "size", "none", "list"],
 )
 def test_other_frames_are_refused(frames: FramesArray, backend: Backend) -> None:
-    with pytest.raises(BackendError, match=r"they must be uint8 \[B, 4, 64, 96, 3\]"):
+    must = ", ".join(map(str, backend.bundle.manifest.frames_shape))
+    with pytest.raises(BackendError, match=rf"they must be uint8 \[B, {must}\]"):
         backend.run(frames)
 
 
 def test_an_output_that_is_not_there_is_refused(backend: Backend) -> None:
     with pytest.raises(BackendError, match=r"no output \['logits'\]; it has tokens, embedding"):
-        backend.run(frames_of(1), ("logits",))
+        backend.run(frames_of(backend, 1), ("logits",))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_closing_twice_is_fine_and_use_after_it_an_error(name: str, exported: Path, open_one: Opener) -> None:
-    backend = open_one(exported, name)
+def test_closing_twice_is_fine_and_use_after_it_an_error(
+    name: str, request: pytest.FixtureRequest, open_one: Opener
+) -> None:
+    backend = open_one(find_folder(name, request), name)
     backend.close()
     backend.close()
     with pytest.raises(BackendError, match=f"the {name} backend is closed"):
-        backend.run(frames_of(1))
+        backend.run(frames_of(backend, 1))
 
 
 def test_each_says_what_ran_where_and_in_what(backend: Backend) -> None:
-    backend.run(frames_of(1))
+    backend.run(frames_of(backend, 1))
     asked = PRECISIONS.get(backend.name, "fp32")
     assert backend.device.partition(":")[0] == backend.devices[0]
     assert backend.precision == asked
@@ -156,8 +195,10 @@ def test_each_says_what_ran_where_and_in_what(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_device_that_a_backend_does_not_know_is_refused(name: str, exported: Path, open_one: Opener) -> None:
-    bundle = open_one(exported, name).bundle
+def test_a_device_that_a_backend_does_not_know_is_refused(
+    name: str, request: pytest.FixtureRequest, open_one: Opener
+) -> None:
+    bundle = open_one(find_folder(name, request), name).bundle
     for device in ("tpu", "cpu:1", "cuda:x"):
         with pytest.raises(BackendError, match=f"{name} has no device '{device}'; it has"):
             open_backend(bundle, name, device=device)

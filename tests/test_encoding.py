@@ -29,6 +29,15 @@ def videos(write_video: Writer, scene: FramesArray) -> list[Path]:
     return [write_video(scene[number : number + 4 * (number % 3 + 1)], name) for number, name in enumerate(names)]
 
 
+def is_open(engine: EmbeddingEngine) -> bool:
+    """Whether it takes requests."""
+    try:
+        engine.queue.check_open()
+    except BackendError:
+        return False
+    return True
+
+
 def truncate(file: Path, part: float = 0.75) -> Path:
     """The same file without its end."""
     with file.open("r+b") as stream:
@@ -191,9 +200,11 @@ def test_closing_is_no_videos_fault(smallest: Path, videos: list[Path]) -> None:
         done = pool.submit(engine.encode_clips, videos, on_error="skip", sampling="window:1")
         backend.await_call()
         closing = pool.submit(engine.close)
+        while is_open(engine):
+            pass
+        backend.gate.set()  # what is being computed comes to its end, and the caller may be waiting for it
         with pytest.raises(BackendError, match=r"the engine (was|is) closed"):
             done.result(PATIENCE_S)
-        backend.gate.set()
         closing.result(PATIENCE_S)
     assert engine.metrics().videos_rejected == 0
     with pytest.raises(BackendError, match="the engine is closed; open it again"):

@@ -98,6 +98,23 @@ MAY_IMPORT = {
     "runtime/gates.py": set(),
     "runtime/embedding.py": {"numpy"},
     "runtime/video.py": {"numpy", "av"},
+    "runtime/bench_cli.py": {"click", "rich"},
+    **{
+        f"runtime/{file}.py": set()
+        for file in (
+            "bench_draft",
+            "bench_harness",
+            "bench_row",
+            "bench_subject",
+            "bench_worker",
+            "latency",
+            "latency_report",
+            "latency_stats",
+            "latency_table",
+            "machine_state",
+            "warm_up",
+        )
+    },
     "runtime/parquet.py": {"numpy", "pyarrow"},
     "runtime/prometheus.py": {"prometheus_client"},
     "runtime/metrics.py": set(),
@@ -130,6 +147,13 @@ MAY_IMPORT = {
     "runtime/corpus_ray.py": {"ray"},
     "runtime/corpus_table.py": {"numpy", "pyarrow"},
     "runtime/backends/pytorch.py": {"numpy", "torch"},
+    "runtime/backends/held_tensors.py": {"torch"},
+    "runtime/backends/torch_rates.py": {"torch"},
+    "runtime/backends/ort_binding.py": {"numpy", "onnxruntime"},
+    "runtime/backends/peers.py": {"torch", "transformers"},
+    "runtime/backends/peers_export.py": {"torch"},
+    "runtime/backends/peers_onnxrt.py": set(),
+    "runtime/backends/peers_ov.py": set(),
     "runtime/backends/onnxrt.py": {"numpy", "onnxruntime"},
     "runtime/backends/cuda_driver.py": set(),
     "runtime/backends/trt.py": {"numpy", "tensorrt"},
@@ -148,6 +172,8 @@ PROVES = {
     "export/drift_figures.py", "export/drift_plot.py", "export/drift_report.py", "export/island_cost.py",
     "export/reference.py", "export/canaries.py",
 }  # fmt: skip
+# what in runtime builds the model itself
+REBUILDS = {"runtime/backends/pytorch.py", "runtime/backends/peers.py", "runtime/backends/peers_export.py"}
 # rooms that a file may look into, apart from the core, which all may
 MODEL = {
     "positions", "layers", "masks", "encoder", "heads", "headed", "head_parts", "predictor", "action_predictor",
@@ -180,7 +206,7 @@ def faults(path: str, source: str) -> list[str]:
         parts = name.split(".")
         if parts[0] != "vjepa2" or len(parts) < 2:
             continue
-        looks_at_model = parts[1] in MODEL and room == "runtime" and path != "runtime/backends/pytorch.py"
+        looks_at_model = parts[1] in MODEL and room == "runtime" and path not in REBUILDS
         leaves_core = parts[1] in {"export", "runtime"} and room == "vjepa2"
         crosses = parts[1] == "export" and room == "runtime"
         proves = parts[1] == "runtime" and room == "export" and path not in PROVES
@@ -212,6 +238,9 @@ def test_every_file_knows_its_room(path: Path) -> None:
         ("runtime/parity.py", "from torch import nn"),
         ("runtime/metrics.py", "import prometheus_client"),
         ("runtime/backends/onnxrt.py", "import torch"),
+        ("runtime/backends/peers_onnxrt.py", "import onnxruntime"),
+        ("runtime/query_timer.py", "import torch"),
+        ("runtime/bench_subject.py", "from vjepa2.encoder import Encoder"),
         ("runtime/backends/trt.py", "import torch"),
         ("runtime/backends/cuda.py", "from cuda.bindings import driver"),
         ("export/lower.py", "from vjepa2.runtime.parity import GATES"),
@@ -246,6 +275,7 @@ def run_blocked(blocked: set[str], statement: str) -> subprocess.CompletedProces
         ("import vjepa2.runtime.cli", {"numpy", "rich", "click"}),
         ("import vjepa2.export.compile_cli", {"click", "rich"}),
         ("import vjepa2.runtime.doctor_cli", {"numpy", "rich", "click"}),
+        ("import vjepa2.runtime.bench_cli", {"numpy", "rich", "click"}),
         ("import vjepa2.export.inspect_cli", {"click", "rich", "numpy", "onnx"}),
         ("import vjepa2.export.memory, vjepa2.export.fit, vjepa2.export.devices", set()),
         ("import vjepa2.export.plan_cli", {"click", "numpy", "rich"}),

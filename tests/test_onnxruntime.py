@@ -14,10 +14,12 @@ import pytest
 from tests.conftest import TINY_CLIP
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, Bundle
 from vjepa2.errors import BackendError, MissingDependencyError
-from vjepa2.runtime import open_backend
+from vjepa2.runtime import Reference, open_backend
 from vjepa2.runtime.backends import find_missing, onnxrt
 from vjepa2.runtime.backends.base import RunOptions
 from vjepa2.runtime.backends.engine_cache import prepare_cache
+from vjepa2.runtime.backends.onnxrt import open_session, session_options
+from vjepa2.runtime.backends.ort_binding import HeldBinding
 from vjepa2.runtime.backends.ort_profile import read_profile
 from vjepa2.runtime.gpus import Gpu
 
@@ -237,6 +239,16 @@ def test_a_profile_tells_the_precision_of_each_node(
     file.write_text(json.dumps([other, event]))
     (placed,) = read_profile(file, exact="tf32")
     assert (placed.place, placed.precision, placed.products) == ("CUDAExecutionProvider", precision, products)
+
+
+def test_bound_inputs_give_what_passed_ones_do(exported: Path) -> None:
+    """The binding that a GPU's clips are held by, tried on the CPU."""
+    reference = Reference.load(Bundle.open(exported))
+    inputs = {"frames": reference.frames_BTHWC[:1]}
+    session = open_session(exported / "onnxruntime.onnx", session_options())
+    held = HeldBinding(session, inputs, ("embedding",), "cpu")
+    held.compute(2)
+    np.testing.assert_array_equal(held.fetch()["embedding"], session.run(["embedding"], inputs)[0])
 
 
 def test_options_are_those_that_were_given(exported: Path) -> None:

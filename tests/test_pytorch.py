@@ -17,6 +17,8 @@ from vjepa2.runtime.backends import find_missing
 from vjepa2.runtime.backends.base import normalise
 from vjepa2.runtime.backends.placement import Executed
 from vjepa2.runtime.backends.pytorch import PyTorchBackend, rebuild_model
+from vjepa2.runtime.backends.torch_rates import measure_torch_rates
+from vjepa2.runtime.roofline import Rates
 from vjepa2.spec import RGB_MEAN, RGB_STD
 
 
@@ -107,6 +109,15 @@ def test_a_gpu_that_is_not_there_is_told_so(exported: Path, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(MissingDependencyError, match=r"pytorch needs (a PyTorch with CUDA|an NVIDIA GPU numbered 0)"):
         open_backend(Bundle.open(exported), "pytorch", device="cuda")
+
+
+def test_rates_of_products_and_copies_are_measured_in_the_precision_asked_for() -> None:
+    rates = measure_torch_rates("cpu", "bf16", side=64, count=2**16)
+    assert isinstance(rates, Rates)
+    assert rates.precision == "bf16"
+    assert rates.gemm_flops > 0
+    assert rates.copy_bytes > 0
+    assert measure_torch_rates("cpu", "int8") == "PyTorch has no plain product of matrices in int8"
 
 
 def test_compiling_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -118,6 +118,20 @@ def test_only_what_was_asked_for_is_copied_back(rig: Rig) -> None:
         assert rig.library.calls.count("cuMemcpyDtoHAsync_v2") == 3
 
 
+def test_held_clips_stay_on_the_gpu_while_they_are_computed_on(rig: Rig) -> None:
+    with rig.backend(rig.bundle) as backend:
+        expected = backend.run(frames_of(1)).embeddings_BD
+        backend.run(frames_of(1, seed=1))
+        held = backend.hold(frames_of(1))
+        rig.library.calls.clear()
+        events_ms = held.compute(3)
+        assert events_ms is not None
+        assert len(events_ms) == 3
+        assert not {"cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2"} & set(rig.library.calls)
+        np.testing.assert_array_equal(held.fetch()["embedding"], expected)
+        assert rig.library.calls.count("cuMemcpyDtoHAsync_v2") == 1
+
+
 def test_the_stream_is_its_own(rig: Rig) -> None:
     with rig.backend(rig.bundle) as backend:
         backend.run(frames_of(1))

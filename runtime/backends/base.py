@@ -16,6 +16,7 @@ from vjepa2.errors import BackendError
 from vjepa2.manifest import Manifest, TensorInfo
 from vjepa2.spec import OutputName
 
+from .held import HeldCall, HeldClips
 from .placement import Executed, Placed
 
 FramesArray = npt.NDArray[np.uint8]
@@ -74,6 +75,7 @@ class Backend(ABC):
     precision: str  # asked for, and from the first run at the latest, executed
     placement: tuple[Placed, ...] = ()  # what ran where; empty until the library can tell, at the latest the first run
     reason: str = "asked for by name"
+    build_ms: float = 0.0  # of opening, what went into making the graph that is then loaded
 
     def __init__(self, bundle: Bundle, options: RunOptions = RunOptions()) -> None:
         self.bundle, self.options = bundle, options
@@ -150,6 +152,24 @@ class Backend(ABC):
         if dtype != np.uint8 or len(shape) != 5 or shape[1:] != must or not shape[0]:
             raise BackendError(f"frames are {dtype} {list(shape)}; they must be uint8 [B, {', '.join(map(str, must))}]")
 
+    def count_clips_a_call(self, count: int) -> int:
+        """How many of `count` clips go through the graph at once."""
+        return self._clips_a_call(count)
+
+    def hold(
+        self,
+        frames_BTHWC: FramesArray,
+        outputs: Sequence[OutputName] = ("embedding",),
+        inputs: Mapping[str, InputArray] | None = None,
+    ) -> HeldClips:
+        """Put as many clips as the graph takes at once where the device reads them, to compute on them repeatedly."""
+        extras, count = dict(inputs or {}), len(frames_BTHWC)
+        self.check(frames_BTHWC, outputs)
+        check_extras(self.bundle.manifest, extras, count)
+        if count != self._clips_a_call(count):
+            raise BackendError(f"{count} clips cannot be held; the graph takes {self._clips_a_call(count)} at once")
+        return self._hold(frames_BTHWC, extras, outputs)
+
     def close(self) -> None:
         """Free what the backend holds. Safe to call twice."""
         self._is_open = False
@@ -173,6 +193,20 @@ class Backend(ABC):
         self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
     ) -> dict[OutputName, FloatArray]:
         """The outputs by name for clips that were checked; arrays that no later call writes to."""
+
+    def _hold(
+        self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
+    ) -> HeldClips:
+        """For a backend that does more in `_compute` than compute, the rest done beforehand."""
+        return HeldCall(lambda: self._compute(frames_BTHWC, extras, outputs))
+
+    def _graph_inputs(self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray]) -> dict[str, InputArray]:
+        """What the bundle's graphs take, by name."""
+        manifest = self.bundle.manifest
+        clips: FramesArray | FloatArray = frames_BTHWC
+        if manifest.graph_input == "pixel_values_videos":
+            clips = normalise(frames_BTHWC, manifest.preprocessing.mean, manifest.preprocessing.std)
+        return {manifest.graph_input: clips, **extras}
 
     @abstractmethod
     def _release(self) -> None:

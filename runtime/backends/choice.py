@@ -33,6 +33,14 @@ BACKENDS = {
     "openvino-gpu": Entry("ov", "OpenVinoGpuBackend", "openvino", "openvino"),
     "pytorch": Entry("pytorch", "PyTorchBackend", "torch", "torch"),
     "pytorch-compile": Entry("pytorch", "PyTorchCompileBackend", "torch", "torch"),
+    # what others would run, to be compared with
+    "transformers": Entry("peers", "TransformersBackend", "transformers", "baselines"),
+    "transformers-eager": Entry("peers", "TransformersEagerBackend", "transformers", "baselines"),
+    "transformers-compile": Entry("peers", "TransformersCompileBackend", "transformers", "baselines"),
+    "transformers-onnxruntime": Entry(
+        "peers_onnxrt", "TransformersOnnxRuntimeBackend", "transformers", "baselines,onnxruntime"
+    ),
+    "transformers-openvino": Entry("peers_ov", "TransformersOpenVinoBackend", "transformers", "baselines,openvino"),
 }
 
 
@@ -48,12 +56,12 @@ class Candidate:
 
 # `auto` takes the first that this machine has. Not in it, and to be had by name: onnxruntime-tensorrt and
 # pytorch-compile, whose first run takes minutes to build what it runs; openvino-gpu, of which a small one is slower
-# than its CPU.
+# than its CPU; what is called transformers.
 AUTO = (
     Candidate("tensorrt", "cuda", "an engine that was proved on this GPU"),
     Candidate("onnxruntime-cuda", "cuda", "a GPU, attention fused"),
     Candidate("pytorch", "cuda", "a GPU, attention fused, by a larger library"),
-    Candidate("openvino", "cpu", "no usable GPU; the quickest on this kind of CPU (make bench-backends)", "x86_64"),
+    Candidate("openvino", "cpu", "no usable GPU; the quickest on this kind of CPU (make bench)", "x86_64"),
     Candidate("onnxruntime", "cpu", "no usable GPU; attention fused, without N x N memory"),
     Candidate("openvino", "cpu", "no usable GPU; attention fused by the library itself"),
     Candidate("pytorch", "cpu", "no usable GPU; attention fused, by a larger library"),

@@ -17,8 +17,10 @@ from vjepa2.errors import BackendError
 from vjepa2.runtime.gpus import explain_no_gpu, list_gpus
 from vjepa2.spec import OutputName
 
-from .base import Backend, FloatArray, FramesArray, InputArray, RunOptions, normalise
+from .base import Backend, FloatArray, FramesArray, InputArray, RunOptions
 from .engine_cache import prepare_cache
+from .held import HeldCall, HeldClips
+from .ort_binding import HeldBinding
 from .ort_profile import read_profile
 from .placement import Executed, check_placement
 
@@ -72,7 +74,10 @@ class OnnxRuntimeBackend(Backend):
         wanted = [(self.provider, self._settings())]
         if self.provider == TENSORRT and CUDA in self.options.allow:
             wanted.append((CUDA, _cuda_settings(self.device, self._asked)))
-        return open_session(self.bundle.path / self.graph, options, wanted)
+        return open_session(self._graph_file(), options, wanted)
+
+    def _graph_file(self) -> Path:
+        return self.bundle.path / self.graph
 
     def _settings(self) -> _Settings:
         return {}
@@ -80,15 +85,23 @@ class OnnxRuntimeBackend(Backend):
     def _compute(
         self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
     ) -> dict[OutputName, FloatArray]:
+        return self._run(self._graph_inputs(frames_BTHWC, extras), outputs)
+
+    def _hold(
+        self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
+    ) -> HeldClips:
+        inputs = self._graph_inputs(frames_BTHWC, extras)
+        if self.provider == CPU:
+            return HeldCall(lambda: self._run(inputs, outputs))
+        if self._notes is not None:
+            self._run_first(outputs, inputs)
+        return HeldBinding(self._session, inputs, outputs, self.device)
+
+    def _run(self, inputs: Mapping[str, InputArray], outputs: Sequence[OutputName]) -> dict[OutputName, FloatArray]:
         assert self._session is not None
-        manifest = self.bundle.manifest
-        clips: FramesArray | FloatArray = frames_BTHWC
-        if manifest.graph_input == "pixel_values_videos":
-            clips = normalise(frames_BTHWC, manifest.preprocessing.mean, manifest.preprocessing.std)
-        inputs = {manifest.graph_input: clips, **extras}
         if self._notes is not None:
             return dict(zip(outputs, self._run_first(outputs, inputs), strict=True))
-        return dict(zip(outputs, self._session.run(list(outputs), inputs), strict=True))
+        return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
 
     def _run_first(
         self, outputs: Sequence[OutputName], inputs: Mapping[str, npt.NDArray[np.generic]]

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 # Importing openvino sends an event to its makers if this package is there, and leaves an identifier in the home
@@ -16,7 +17,8 @@ from vjepa2.bundle import PORTABLE, Bundle  # noqa: E402
 from vjepa2.errors import BackendError  # noqa: E402
 from vjepa2.spec import OutputName  # noqa: E402
 
-from .base import Backend, FloatArray, FramesArray, InputArray, RunOptions, normalise  # noqa: E402
+from .base import Backend, FloatArray, FramesArray, InputArray, RunOptions  # noqa: E402
+from .held import HeldCall, HeldClips  # noqa: E402
 from .placement import Executed, check_placement, count_nodes  # noqa: E402
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}  # int8 is in the graph; the rest stays float32
@@ -34,7 +36,7 @@ class OpenVinoBackend(Backend):
     def __init__(self, bundle: Bundle, options: RunOptions = RunOptions()) -> None:  # noqa: B008  (frozen)
         super().__init__(bundle, options)
         place = _plugin_name(self.device)
-        graph = bundle.path / PORTABLE
+        graph = self._graph_file()
         settings = {"INFERENCE_PRECISION_HINT": _HINTS[self.precision], "PERFORMANCE_HINT": "LATENCY"}
         if options.threads and place == "CPU":
             settings["INFERENCE_NUM_THREADS"] = str(options.threads)
@@ -64,14 +66,22 @@ class OpenVinoBackend(Backend):
     def _compute(
         self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
     ) -> dict[OutputName, FloatArray]:
+        return self._infer(self._graph_inputs(frames_BTHWC, extras), outputs)
+
+    def _hold(
+        self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
+    ) -> HeldClips:
+        inputs = self._graph_inputs(frames_BTHWC, extras)
+        return HeldCall(lambda: self._infer(inputs, outputs))
+
+    def _infer(self, inputs: Mapping[str, InputArray], outputs: Sequence[OutputName]) -> dict[OutputName, FloatArray]:
         assert self._model is not None
-        manifest = self.bundle.manifest
-        clips: FramesArray | FloatArray = frames_BTHWC
-        if manifest.graph_input == "pixel_values_videos":
-            clips = normalise(frames_BTHWC, manifest.preprocessing.mean, manifest.preprocessing.std)
         request = self._model.create_infer_request()
-        request.infer({manifest.graph_input: clips, **extras}, share_inputs=True)
+        request.infer(dict(inputs), share_inputs=True)
         return {name: request.get_tensor(name).data.copy() for name in outputs}
+
+    def _graph_file(self) -> Path:
+        return self.bundle.path / PORTABLE
 
     def _release(self) -> None:
         self._model = None

@@ -21,10 +21,12 @@ from vjepa2.manifest import Manifest, StoredParameter
 from vjepa2.spec import OutputName
 
 from .base import Backend, FloatArray, FramesArray, InputArray, Outputs, RunOptions, normalise
+from .held import HeldClips
+from .held_tensors import HeldTensors
 from .placement import Executed, check_placement, count_nodes
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PRODUCTS = (nn.Linear, nn.Conv3d)
 
 
@@ -40,9 +42,9 @@ class PyTorchBackend(Backend):
 
     def __init__(self, bundle: Bundle, options: RunOptions = RunOptions()) -> None:  # noqa: B008  (frozen)
         super().__init__(bundle, options)
-        if self.precision not in _DTYPES:
-            raise BackendError(f"{self.name} runs {', '.join(_DTYPES)}; {bundle.path.name} is {self.precision}")
-        self._dtype = _DTYPES[self.precision]
+        if self.precision not in DTYPES:
+            raise BackendError(f"{self.name} runs {', '.join(DTYPES)}; {bundle.path.name} is {self.precision}")
+        self._dtype = DTYPES[self.precision]
         if options.threads:
             torch.set_num_threads(options.threads)  # of the whole process: there is no narrower one
         model = rebuild_model(bundle).to(self.device)
@@ -50,7 +52,7 @@ class PyTorchBackend(Backend):
             if isinstance(layer, _PRODUCTS):
                 layer.to(self._dtype)
         self._model: Headed | None = model
-        self.placement = count_nodes(_rows(model))
+        self.placement = count_nodes(list_layers(model))
         self.precision = check_placement(
             self.name, self.placement, place=self.device, precision=self.precision, allow=options.allow
         )
@@ -73,15 +75,26 @@ class PyTorchBackend(Backend):
     def _compute(
         self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
     ) -> dict[OutputName, FloatArray]:
-        assert self._model is not None
-        manifest = self.bundle.manifest
+        held = self._hold(frames_BTHWC, extras, outputs)
+        held.compute()
+        return held.fetch()
+
+    def _hold(
+        self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
+    ) -> HeldClips:
+        manifest, model = self.bundle.manifest, self._model
+        assert model is not None
         clips = torch.from_numpy(normalise(frames_BTHWC, manifest.preprocessing.mean, manifest.preprocessing.std))
+        clips = clips.to(self.device)
         inputs = [torch.from_numpy(extras[info.name].copy()).to(self.device) for info in manifest.inputs[1:]]
-        exact = self._dtype is torch.float32
-        mode = _keep_exact(self.name) if exact else torch.autocast(self.device.partition(":")[0], self._dtype)
-        with torch.inference_mode(), mode:
-            results = compute_outputs(self._model, embed_clips(self._model, clips.to(self.device)), inputs)
-        return {name: results[name].float().cpu().numpy() for name in outputs}
+
+        def compute() -> dict[OutputName, Tensor]:
+            exact = self._dtype is torch.float32
+            mode = keep_exact(self.name) if exact else torch.autocast(self.device.partition(":")[0], self._dtype)
+            with torch.inference_mode(), mode:
+                return compute_outputs(model, embed_clips(model, clips), inputs)
+
+        return HeldTensors(compute, self.device, outputs)
 
     def run_with_norms(
         self, frames_THWC: FramesArray, outputs: Sequence[OutputName], inputs: Mapping[str, InputArray]
@@ -99,7 +112,7 @@ class PyTorchBackend(Backend):
         finally:
             hook.remove()
         # an earlier one is of a layer below, through the same LayerNorm; a graph's batch is filled up behind the clip
-        clips = max(1, self._clips_a_call(1))
+        clips = max(1, self.count_clips_a_call(1))
         return results, norms[-1].reshape(clips, -1)[:1].float().cpu().numpy()
 
     def _release(self) -> None:
@@ -131,7 +144,7 @@ class PyTorchCompileBackend(PyTorchBackend):
 
 
 @contextmanager
-def _keep_exact(name: str) -> Iterator[None]:
+def keep_exact(name: str) -> Iterator[None]:
     """Float32 products in float32: refuse what the app set for all of PyTorch, and undo what cuDNN does by itself."""
     for library in ("cuda", "mkldnn"):
         setting = getattr(torch.backends, library).matmul.fp32_precision
@@ -145,7 +158,7 @@ def _keep_exact(name: str) -> Iterator[None]:
         yield
 
 
-def _rows(model: nn.Module) -> Iterator[tuple[str, str, bool]]:
+def list_layers(model: nn.Module) -> Iterator[tuple[str, str, bool]]:
     """Layers, by where their parameters lie and in what they are."""
     for layer in model.modules():
         for value in list(layer.parameters(recurse=False))[:1]:

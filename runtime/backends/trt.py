@@ -12,8 +12,9 @@ from vjepa2.engine_manifest import EngineTensor
 from vjepa2.errors import BackendError, EngineError
 from vjepa2.spec import OutputName
 
-from .base import Backend, FloatArray, FramesArray, InputArray, RunOptions, normalise
+from .base import Backend, FloatArray, FramesArray, InputArray, RunOptions
 from .cuda import CudaDevice
+from .held import HeldClips, Results
 from .trt_session import NumpyArray, PlanSession
 from .trt_tensors import numpy_type
 
@@ -82,13 +83,16 @@ class TensorRtBackend(Backend):
         self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
     ) -> dict[OutputName, FloatArray]:
         assert self._session is not None
-        manifest = self.bundle.manifest
-        clips: FramesArray | FloatArray = frames_BTHWC
-        if manifest.graph_input == "pixel_values_videos":
-            clips = normalise(frames_BTHWC, manifest.preprocessing.mean, manifest.preprocessing.std)
-        inputs = {manifest.graph_input: clips, **extras}
+        inputs = self._graph_inputs(frames_BTHWC, extras)
         results = self._session.run({name: self._convert(name, array) for name, array in inputs.items()}, outputs)
         return {name: results[name].astype(np.float32, copy=False) for name in outputs}
+
+    def _hold(
+        self, frames_BTHWC: FramesArray, extras: Mapping[str, InputArray], outputs: Sequence[OutputName]
+    ) -> HeldClips:
+        assert self._session is not None
+        self._compute(frames_BTHWC, extras, outputs)  # which leaves the inputs on the GPU
+        return _HeldEngine(self._session, outputs)
 
     def _convert(self, name: str, array: NumpyArray) -> NumpyArray:
         """`array` in the engine's type: TensorRT 8.6 has no INT64 and makes INT32 of it."""
@@ -105,6 +109,22 @@ class TensorRtBackend(Backend):
                 session.close()
         finally:
             self._gpu.close()
+
+
+class _HeldEngine(HeldClips):
+    """The inputs of a session's last call; they stay until its next one."""
+
+    def __init__(self, session: PlanSession, outputs: Sequence[OutputName]) -> None:
+        self._session, self._outputs = session, tuple(outputs)
+
+    def compute(self, calls: int = 1) -> tuple[float, ...]:
+        """See `HeldClips.compute`."""
+        return tuple(self._session.time_engine(calls))
+
+    def fetch(self) -> Results:
+        """See `HeldClips.fetch`."""
+        results = self._session.fetch(self._outputs)
+        return {name: results[name].astype(np.float32, copy=False) for name in self._outputs}
 
 
 def _ordinal(device: str) -> int:

@@ -95,7 +95,16 @@ class PlanSession:
             self._stream.synchronize()
         except BackendError as error:
             raise BackendError(f"{error}; TensorRT: {self._log.tail()}") from error
-        return {name: self._slots[name].front(self._shape_of(name)).copy() for name in asked}
+        return self._read(asked)
+
+    def fetch(self, outputs: Sequence[str]) -> dict[str, NumpyArray]:
+        """What the engine computed last, of outputs that a call has asked for; the caller's to keep."""
+        self._device.make_current()
+        for slot in (self._slots[name] for name in outputs):
+            assert slot.pinned is not None
+            self._stream.copy_out(slot.pinned, slot.address, self._count_bytes(slot))
+        self._stream.synchronize()
+        return self._read(outputs)
 
     def time_engine(self, count: int) -> list[float]:
         """Milliseconds on the GPU of each of `count` runs of the engine alone, on the inputs of the last call."""
@@ -151,6 +160,9 @@ class PlanSession:
         for slot in (self._slots[name] for name in asked):
             assert slot.pinned is not None
             self._stream.copy_out(slot.pinned, slot.address, self._count_bytes(slot))
+
+    def _read(self, outputs: Sequence[str]) -> dict[str, NumpyArray]:
+        return {name: self._slots[name].front(self._shape_of(name)).copy() for name in outputs}
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(stream_handle=self._stream.handle):
