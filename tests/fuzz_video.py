@@ -79,10 +79,16 @@ def is_silent(mutant: Mutant, report: VideoReport, clips: int) -> bool:
 def look_around() -> set[str]:
     """Descriptors, children and shared memory of this process: what must be the same before and after."""
     descriptors = {f"descriptor {link}" for link in _links(Path("/proc/self/fd"))}
-    tasks = Path("/proc/self/task").iterdir()
-    children = {f"process {child}" for task in tasks for child in (task / "children").read_text().split()}
+    children = {f"process {child}" for task in Path("/proc/self/task").iterdir() for child in _children(task)}
     shared = {f"shared {line}" for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:" in line}
     return descriptors | children | shared
+
+
+def _children(task: Path) -> list[str]:
+    try:
+        return (task / "children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):  # a thread that has ended since it was listed
+        return []
 
 
 def _links(folder: Path) -> list[str]:

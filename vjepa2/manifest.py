@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from vjepa2.errors import BundleError
+from vjepa2.errors import BundleError, SpecError
 from vjepa2.head_specs import HeadParts
 from vjepa2.schema import read_record
 from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, Head, ModelSpec
@@ -183,7 +183,10 @@ def decode_manifest(data: bytes) -> Manifest:
         raise BundleError(
             f"manifest.json has schema {record.get('schema')!r}; this version reads {SCHEMA}: export again"
         )
-    manifest = read_record(Manifest, record, "manifest")
+    try:
+        manifest = read_record(Manifest, record, "manifest")
+    except SpecError as error:
+        raise BundleError(f"manifest.json describes no model: {error}; export again") from error
     if encode_manifest(manifest) != data:
         raise BundleError("manifest.json is not what export wrote (its self_sha256 or form differs); export again")
     return manifest
