@@ -23,6 +23,7 @@ VERBS = {
     "run": ("vjepa2.runtime.run_cli", "video", "Videos to every output of a bundle, whatever its head."),
     "parity": ("vjepa2.runtime.parity_cli", "", "Bundles in every backend against PyTorch float32, with canaries."),
     "bench": ("vjepa2.runtime.bench_cli", "", "How long each backend takes, proved, beside what others would run."),
+    "report": ("vjepa2.runtime.report_cli", "", "One page of what is known of a bundle; or two held together."),
     "doctor": ("vjepa2.runtime.doctor_cli", "", "What runs on this machine, and what the rest lacks."),
     "models": ("vjepa2.models_cli", "", "Every released model: sizes, files, licences."),
 }
