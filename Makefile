@@ -21,7 +21,7 @@ endif
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 EXPORT := --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(LAYERS),--layers $(LAYERS)) $(if $(CLIPS),--clips $(CLIPS)) --precision $(PRECISION)
 
-.PHONY: help install export edge test test-full check format lint bench bench-arena bench-cost bench-start bench-throughput drift gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision report clean
+.PHONY: help install export edge test test-full check format lint bench bench-arena bench-cost bench-start bench-throughput drift gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision prove-corpus report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -80,7 +80,7 @@ format: install  ## rewrite the sources as the linter wants them
 check: lint test  ## everything that must be green before a commit
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-edge .venv-tensorrt artifacts build *.egg-info
+	rm -rf .venv .venv-corpus .venv-edge .venv-tensorrt artifacts build *.egg-info
 
 bench-arena: install  ## memory and time of both graphs in ONNX Runtime at 64 frames, with and without its arena
 	$(VJEPA2) export random --model vitl --seed 0 --layers 2 --frames 64 --no-simplify -o artifacts/vitl-2-layers-64x256-fp32
@@ -153,6 +153,19 @@ MINUTES ?= 20
 
 soak-stream: install  ## stream for MINUTES with reconnections, stalls and changing rates: memory within noise, nothing left
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak_stream $(MINUTES) $(or $(BACKEND),auto)
+
+PARTS ?=
+
+.venv-corpus/installed: pyproject.toml constraints.txt
+	test -x .venv-corpus/bin/python || $(PYTHON) -m venv .venv-corpus
+	.venv-corpus/bin/python -m pip install --quiet --constraint constraints.txt '.[corpus,onnxruntime,ray,s3]' 'moto[server]' psutil pytest pytest-timeout
+	rm -rf build
+	touch $@
+
+prove-corpus: install .venv-corpus/installed  ## kills, full disks (as root), Ray, S3, cost of corpus runs; PARTS= of same kills points full_disk cost
+	$(BIN)/python -m benchmarks.corpus.prepare artifacts/corpus 2000
+	.venv-corpus/bin/python -m benchmarks.corpus artifacts/corpus artifacts/corpus/report.json $(PARTS)
+	VJEPA2_TEST_BUNDLES=artifacts/corpus/bundles .venv-corpus/bin/python -m pytest tests/test_corpus_ray.py tests/test_corpus_s3.py
 
 prove-precision: install  ## what fp16, bf16 and int8 lose of ViT-L's tokens, on random and on hard weights; half an hour
 	$(BIN)/python benchmarks/precision.py artifacts/precision --clips 1

@@ -122,6 +122,11 @@ class DecodeProcess:
             pixels_HWC=pixels_HWC,
         )
 
+    def is_running(self) -> bool:
+        """Whether the worker was alive a moment ago."""
+        with self._ended:
+            return self._process.poll() is None
+
     def kill(self) -> None:
         """End the worker at once; from any thread. Whoever waits for it learns that it died."""
         with self._ended:

@@ -24,7 +24,7 @@ _NO_NEW_PRIVILEGES = 38
 
 def run_worker(channel: int, lifeline: int) -> None:
     """Serve the parent at the other end of `channel`; when it closes `lifeline`, however it ends, so does this."""
-    _die_with(lifeline)
+    die_with(lifeline)
     os.set_blocking(2, False)  # what FFmpeg has to say may be lost, and must not stop it
     with socket.socket(fileno=channel) as parent:
         try:
@@ -50,7 +50,7 @@ def run_worker(channel: int, lifeline: int) -> None:
                 parent.send(encode_message(Ended(why=why, retire=_has_grown(job.limits))))
 
 
-def _die_with(lifeline: int) -> None:
+def die_with(lifeline: int) -> None:
     """Ask the kernel for a signal, deadly by default, when the parent's end of a pipe is closed."""
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)

@@ -16,6 +16,7 @@ from .decode_messages import ClipRequest, DecodeLimits, Finished, SampledClip, V
 from .decode_process import DecodeProcess
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts")
+_STARTS = 3  # of a worker that dies before it is ready
 
 
 class Reading:
@@ -116,7 +117,10 @@ class VideoDecoder:
             self._unused -= 1
             worker = self._idle.pop() if self._idle else None
         try:
-            worker = worker or DecodeProcess(self.limits)
+            if worker is not None and not worker.is_running():
+                worker.close()
+                worker = None
+            worker = worker or self._start_worker()
         except BaseException:
             self._leave_place()
             raise
@@ -147,6 +151,15 @@ class VideoDecoder:
             self._changed.notify_all()
         for worker in idle:
             worker.close()
+
+    def _start_worker(self) -> DecodeProcess:
+        """A worker that is ready. One that dies before has seen no video, and that is no fault of the next one."""
+        for _ in range(_STARTS - 1):
+            try:
+                return DecodeProcess(self.limits)
+            except VideoError:
+                continue
+        return DecodeProcess(self.limits)
 
     def _leave_place(self) -> None:
         with self._changed:

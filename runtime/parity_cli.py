@@ -41,6 +41,9 @@ INTERRUPTED = 130
     show_default=True,
     help="What to do with a video shorter than a clip.",
 )
+@click.option(
+    "--locate", is_flag=True, help="Of every candidate outside its gate, `vjepa2 drift`: which block, and why."
+)
 @click.option("--json", "json_file", help="Write the report as JSON; - is standard output.")
 def parity_command(
     bundles: tuple[Path, ...],
@@ -48,12 +51,15 @@ def parity_command(
     reference: Path | None,
     clips: Path | None,
     pad: Pad,
+    locate: bool,
     json_file: str | None,
 ) -> int:
     """Hold BUNDLES in each backend to PyTorch float32, token by token, and the gate itself to eight mistakes.
 
     The exit status is 1 if a figure is outside its gate, or if the gate lets a mistake through.
     """
+    if locate and json_file == "-":
+        raise click.UsageError("--locate writes what it finds to standard output; give --json a file")
     names = tuple(name.strip() for name in backends.split(",")) if backends else ()
     request = ParityRequest(
         bundles=tuple(Bundle.open(path) for path in bundles),
@@ -81,7 +87,29 @@ def parity_command(
             raise
         return INTERRUPTED
     _tell(report, console)
+    if locate:
+        _locate(report, request, console)
     return 0 if report.passed else 1
+
+
+def _locate(report: ParityReport, request: ParityRequest, console: Console) -> None:
+    """Run another verb, by its name: what looks into graphs is on the side that makes them."""
+    context = click.get_current_context()
+    root = context.find_root()
+    assert isinstance(root.command, click.Group)
+    paths = {bundle.path.name: bundle.path for bundle in request.bundles}
+    outside = [row for row in report.candidates if not row.passed]
+    drift = root.command.get_command(root, "drift") if outside else None
+    if drift is None:
+        console.print("nothing to locate: every candidate is in its gate", markup=False)
+        return
+    watched = next(option.type.choices for option in drift.params if isinstance(option.type, click.Choice))
+    for row in outside:
+        shown = row.backend in watched
+        if not shown:
+            console.print(f"{row.backend} shows nothing inside; the evaluator computes its graph", markup=False)
+        against = None if request.reference is None else request.reference.path
+        context.invoke(drift, path=paths[row.bundle], against=against, backend=row.backend if shown else EVALUATOR)
 
 
 def _end_partial(last: list[ParityReport], json_file: str | None, request: ParityRequest, console: Console) -> None:

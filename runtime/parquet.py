@@ -11,7 +11,7 @@ from .encoded import EncodedClips
 
 
 def write_embeddings(stream: BinaryIO, rows: EncodedClips, facts: Mapping[str, object]) -> None:
-    """One row a clip, and one without an embedding for each video that was skipped, in the order of the videos.
+    """One row a clip, and one whose embedding is all NaN for each video that was skipped, in the order of the videos.
 
     Columns are `video start_s end_s status embedding model backend precision bundle`; an embedding is a list of D
     float32, a status is `ok`, `partial (20 of 24 frames: why)` or `rejected (why)`.
@@ -32,7 +32,6 @@ def write_embeddings(stream: BinaryIO, rows: EncodedClips, facts: Mapping[str, o
 
 def _list_embeddings(rows: EncodedClips, lines: list[int | None]) -> "pa.FixedSizeListArray":
     dim = rows.values.shape[1]
-    values = np.zeros((len(lines), dim), np.float32)
-    missing = np.array([row is None for row in lines])
-    values[~missing] = rows.values
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), dim, mask=pa.array(missing))
+    values = np.full((len(lines), dim), np.nan, np.float32)  # pyarrow before 26 cannot read a null of a fixed size
+    values[[row is not None for row in lines]] = rows.values
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), dim)

@@ -1,6 +1,7 @@
 """Is a planted mistake found at its block and operator, and is drift of precision found where hard weights put it?"""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from onnx import helper
 
 from tests.conftest import tiny_encoder, tiny_spec
 from tests.plantings import PLANTINGS, Bed
-from vjepa2.bundle import ONNXRUNTIME, PORTABLE, WEIGHTS, Bundle
+from vjepa2.bundle import MANIFEST, ONNXRUNTIME, PORTABLE, WEIGHTS, Bundle
 from vjepa2.checkpoints import Request
 from vjepa2.cli import main
 from vjepa2.errors import BackendError, BundleError, ExportError, ParityError
@@ -33,6 +34,8 @@ from vjepa2.export.trace import trace_model
 from vjepa2.export.watch import Side, Values, evaluate_side, open_side
 from vjepa2.export.weights_file import write_tensors
 from vjepa2.headed import PlainEncoder
+from vjepa2.manifest import FileInfo, encode_manifest
+from vjepa2.publish import sha256_of
 from vjepa2.runtime import Reference
 from vjepa2.runtime.parity import GATES, compare_outputs
 from vjepa2.runtime.scenes import generate_scene
@@ -398,3 +401,22 @@ def test_the_command_has_the_exit_statuses_of_all_others(hard: Bundle, capsys: p
     assert "the outputs are within the gate" in capsys.readouterr().out
     assert run("drift", hard.path, "--against", hard.path.parent / "none") == 2
     assert "is not a folder" in capsys.readouterr().err
+
+
+def test_parity_locates_what_is_outside_its_gate(
+    hard: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--backends", "onnxruntime", "--reference", hard.path, "--locate")
+    assert run("parity", hard.path, *words) == 0
+    assert "nothing to locate: every candidate is in its gate" in capsys.readouterr().err
+    folder = Path(shutil.copytree(hard.path, tmp_path / "wrong"))
+    bed = Bed(read_graph(folder / ONNXRUNTIME), folder, heads=3)
+    operator = PLANTINGS["heads in another order"](bed, 2)
+    (folder / ONNXRUNTIME).write_bytes(bed.graph.SerializeToString())
+    info = FileInfo(sha256=sha256_of(folder / ONNXRUNTIME), bytes=(folder / ONNXRUNTIME).stat().st_size)
+    files = hard.manifest.files | {ONNXRUNTIME: info}
+    (folder / MANIFEST).write_bytes(encode_manifest(replace(hard.manifest, files=files)))
+    assert run("parity", folder, *words) == 1
+    assert f"first outside: blocks.2, in it {operator}" in capsys.readouterr().out
+    assert run("parity", folder, *words, "--json", "-") == 2
+    assert "--locate writes what it finds to standard output" in capsys.readouterr().err

@@ -120,7 +120,10 @@ def is_for_the_edge(file: Path) -> bool:
 FILES = sorted(file.name for file in (ROOT / "tests").glob("test_*.py") if is_for_the_edge(file))
 FILES = [name for name in FILES if name not in OF_THE_CHECKOUT]
 # why a test may be skipped there: what it compares with, or a device, is not there
-EXCUSES = ("torch", "transformers", "tensorrt", "onnx'", "GPU", "CUDA", "ExecutionProvider", "bfloat16", "float16")
+EXCUSES = (
+    "torch", "transformers", "tensorrt", "onnx'", "'ray'", "'s3fs'", "'fsspec'", "GPU", "CUDA", "ExecutionProvider",
+    "bfloat16", "float16",
+)  # fmt: skip
 
 
 def test_the_tests_of_the_runtime_are_found() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {
-    "av", "click", "cuda", "huggingface_hub", "jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript",
-    "onnxsim", "openvino", "PIL", "prometheus_client", "pyarrow", "rich", "safetensors", "tensorrt", "torch",
-    "transformers",
+    "av", "click", "cuda", "fsspec", "huggingface_hub", "jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime",
+    "onnxscript", "onnxsim", "openvino", "PIL", "prometheus_client", "pyarrow", "ray", "rich", "safetensors",
+    "tensorrt", "torch", "transformers",
 }  # fmt: skip
 
 # a file or folder -> third-party libraries that it may import; the longest match counts
@@ -131,6 +131,28 @@ MAY_IMPORT = {
     "runtime/stream_feed.py": set(),
     "runtime/stream_parquet.py": {"pyarrow"},
     "runtime/stream_source.py": set(),
+    **{
+        f"runtime/corpus_{part}.py": set()
+        for part in (
+            "local",
+            "make_plan",
+            "messages",
+            "output",
+            "points",
+            "process",
+            "run",
+            "seal",
+            "status",
+            "store",
+            "videos",
+            "worker",
+        )
+    },
+    "runtime/corpus_cli.py": {"click", "rich"},
+    "runtime/corpus_objects.py": {"fsspec"},
+    "runtime/corpus_plan.py": {"pyarrow"},
+    "runtime/corpus_ray.py": {"ray"},
+    "runtime/corpus_table.py": {"numpy", "pyarrow"},
     "runtime/backends/pytorch.py": {"numpy", "torch"},
     "runtime/backends/held_tensors.py": {"torch"},
     "runtime/backends/torch_rates.py": {"torch"},

@@ -55,6 +55,10 @@ class FinetuneError(Vjepa2Error):
     """A training run that cannot be started, or taken up again, as asked."""
 
 
+class CorpusError(Vjepa2Error):
+    """A plan or an output folder that does not fit, or shards that cannot be written."""
+
+
 class BackendError(Vjepa2Error):
     """A backend that cannot run here, or was given the wrong frames."""
 

@@ -63,14 +63,15 @@ def _start_draft(target: Path, mode: int) -> Path:
     prefix = f".{target.name}.draft-{host}-"
     for leftover in target.parent.glob(f"{prefix}*"):
         owner = leftover.name.removeprefix(prefix)
-        if owner.isdigit() and not _is_running(int(owner)):
+        if owner.isdigit() and not is_running(int(owner)):
             shutil.rmtree(leftover, ignore_errors=True)
     draft = target.parent / f"{prefix}{os.getpid()}"
     draft.mkdir(mode=mode)
     return draft
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether this machine has a process of that id, whoever owns it."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

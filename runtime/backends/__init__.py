@@ -22,11 +22,13 @@ def open_backend(
     device: str | None = None,
     precision: Executed | None = None,
     allow: Sequence[str] = (),
+    threads: int | None = None,
 ) -> Backend:
     """Load a bundle into the library called `name`, or into the first that `auto` finds usable on this machine.
 
     `device` is "cpu", "cuda", "cuda:1", "gpu"; `precision` what a float32 bundle is to be computed in. What cannot be
-    had so, or falls to another device or precision that `allow` does not name, is a `BackendError`.
+    had so, or falls to another device or precision that `allow` does not name, is a `BackendError`. Of the CPU it
+    takes `threads`, or as many as the library likes.
     """
     reason = Backend.reason
     if name == "auto":
@@ -35,7 +37,8 @@ def open_backend(
     missing = find_missing(name, device, bundle)
     if missing:
         raise MissingDependencyError(missing)
-    backend = load_class(name)(bundle, RunOptions(device=device, precision=precision, allow=tuple(allow)))
+    options = RunOptions(device=device, precision=precision, allow=tuple(allow), threads=threads)
+    backend = load_class(name)(bundle, options)
     backend.reason = reason
     _log.info("%s on %s in %s: %s", backend.name, backend.device, backend.precision, reason)
     return backend

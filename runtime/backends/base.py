@@ -62,6 +62,7 @@ class RunOptions:
     device: str | None = None  # "cpu", "cuda", "cuda:1", "gpu"; None: the backend's first
     precision: Executed | None = None  # None: the bundle's
     allow: tuple[str, ...] = ()  # places and precisions that parts may fall to, in the words of `Placed`
+    threads: int | None = None  # of the CPU; None: as many as the library likes
 
 
 class Backend(ABC):

@@ -65,6 +65,7 @@ class OnnxRuntimeBackend(Backend):
     def _open(self, notes: Path) -> ort.InferenceSession:
         options = session_options()
         options.enable_profiling, options.profile_file_prefix = True, str(notes / "run")
+        options.intra_op_num_threads = self.options.threads or 0
         if self._asked == "int8":
             # it makes a float32 Gemm of MatMul and Add before the 8 bits around them are looked for
             options.add_session_config_entry("optimization.disable_specified_optimizers", "MatMulAddFusion")

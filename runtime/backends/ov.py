@@ -38,6 +38,8 @@ class OpenVinoBackend(Backend):
         place = _plugin_name(self.device)
         graph = self._graph_file()
         settings = {"INFERENCE_PRECISION_HINT": _HINTS[self.precision], "PERFORMANCE_HINT": "LATENCY"}
+        if options.threads and place == "CPU":
+            settings["INFERENCE_NUM_THREADS"] = str(options.threads)
         try:
             core = ov.Core()
             self._model: ov.CompiledModel | None = core.compile_model(core.read_model(graph), place, settings)

@@ -45,6 +45,8 @@ class PyTorchBackend(Backend):
         if self.precision not in DTYPES:
             raise BackendError(f"{self.name} runs {', '.join(DTYPES)}; {bundle.path.name} is {self.precision}")
         self._dtype = DTYPES[self.precision]
+        if options.threads:
+            torch.set_num_threads(options.threads)  # of the whole process: there is no narrower one
         model = rebuild_model(bundle).to(self.device)
         for layer in model.modules():
             if isinstance(layer, _PRODUCTS):
