@@ -33,7 +33,7 @@ def render_page(evidence: Evidence) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rooms.filters |= {"figure": show_figure, "megabytes": show_megabytes}
+    rooms.filters |= {"figure": show_figure, "bytes": show_bytes}
     latency, drift = evidence.latency, evidence.drift
     plots = {} if latency is None else {
         "compute": plot_times(latency, "compute"),
@@ -78,9 +78,11 @@ def show_figure(value: float | None, form: str = ".7f") -> str:
     return "no number" if math.isnan(value) else format(value, form)
 
 
-def show_megabytes(size: int | None) -> str:
-    """Bytes in units of a million."""
-    return "-" if size is None else f"{size / 1e6:,.1f} MB"
+def show_bytes(size: int | None) -> str:
+    """Bytes in units of a million, few of them in thousands."""
+    if size is None:
+        return "-"
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
 
 
 def _worst_first(report: ParityReport) -> list[CandidateRow]:

@@ -12,7 +12,7 @@ from .latency_report import LatencyReport, LatencyRow
 from .parity_report import TokenMap
 
 _WIDTH = 360  # as narrow as a phone
-_COLOURS = ("#eff6ff", "#bfdbfe", "#7db2f5", "#3b82f6", "#1e40af")
+_COLOURS = ("#dbeafe", "#b0d0fb", "#7db2f5", "#3b82f6", "#1e40af")
 _OUTSIDE, _BROKEN, _QUIET = "#dc2626", "#000", "#fff"
 _FLOOR = 1e-16  # what is nearer to the reference than that is drawn as that
 _ROW = 46  # pixels of a line of samples
@@ -27,7 +27,7 @@ def plot_tokens(tokens: TokenMap, least: float | None = None) -> str:
     across = max(1, min(steps, 4))
     cell = (_WIDTH - 8 * (across - 1)) / across / max(1, columns)
     height = cell * rows + 18
-    low, high = _range(tokens)
+    low, high = _range(tokens, least)
     quiet, parts = set(tokens.quiet), []
     for step in range(steps):
         left, top = (step % across) * (cell * columns + 8), (step // across) * height
@@ -107,11 +107,12 @@ def _shape(tokens: TokenMap) -> tuple[int, int, int]:
     return len(steps), len(steps[0]) if steps else 0, len(steps[0][0]) if steps and steps[0] else 0
 
 
-def _range(tokens: TokenMap) -> tuple[float, float]:
-    """Decades that the colours span: at least two, so that what differs by rounding alone looks alike."""
+def _range(tokens: TokenMap, least: float | None) -> tuple[float, float]:
+    """Decades that the colours span, up to the limit: at least two, so that what rounding alone parts looks alike."""
     values = [value for step in tokens.distances_THW for line in step for value in line if math.isfinite(value)]
     logs = [math.log10(max(_FLOOR, value)) for value in values] or [0.0]
-    high = math.ceil(max(logs))
+    limit = math.inf if least is None or least >= 1 else math.log10(1 - least)
+    high = math.ceil(min(max(logs), limit))
     return min(float(math.floor(min(logs))), high - 2.0), float(high)
 
 

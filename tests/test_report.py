@@ -103,7 +103,7 @@ def test_a_page_of_everything_is_whole_and_asks_no_network(measured: Path, evide
     assert all(target.startswith("data:") for target in page.fetched)
     assert {target[1:] for target in page.links} <= set(page.ids), "every link leads somewhere"
     assert "url(" not in file.read_text()
-    assert "These weights are random" in file.read_text()
+    assert "RANDOM WEIGHTS" in file.read_text()
     assert evidence.foreign == ()
     again = read_evidence(twin)
     assert (again.parity, again.latency, again.subject) == (evidence.parity, evidence.latency, evidence.subject)
@@ -136,7 +136,7 @@ def test_what_was_not_measured_is_told_with_its_command(bundle_copy: Path, capsy
     for verb in ("parity", "bench", "inspect", "drift"):
         assert f"vjepa2 {verb} {bundle_copy}" in told
         assert f"vjepa2 {verb} {bundle_copy}" in text
-    assert text.count('class="missing"') == 7
+    assert text.count('<p class="missing">No ') == 7
     assert Page(text).open == []
 
 
