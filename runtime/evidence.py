@@ -3,7 +3,6 @@
 import json
 import platform
 import shlex
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -49,7 +48,7 @@ class Evidence:
     latency: LatencyReport | None
     lint: Inspection | None
     drift: DriftRecord | None
-    foreign: tuple[str, ...]  # figures that are not of this bundle as it is now, and so prove nothing of it
+    foreign: dict[str, str]  # section -> what in it is not of this bundle as it is now, and so proves nothing of it
 
 
 def gather_evidence(bundle: Bundle) -> Evidence:
@@ -60,8 +59,12 @@ def gather_evidence(bundle: Bundle) -> Evidence:
     latency = _read(LatencyReport, latency_file) if latency_file.exists() else None
     inspection = _parse(lint_file) if lint_file.exists() else None
     drift = _read(DriftRecord, drift_file) if drift_file.exists() else None
-    foreign = [*_find_foreign_parity(subject, parity), *_find_foreign_times(subject, latency)]
-    foreign += _find_foreign_graphs(subject, inspection, drift)
+    foreign = {
+        "parity": _find_foreign_parity(subject, parity),
+        "latency": _find_foreign_times(subject, latency),
+        "lint": _find_foreign_graphs(subject, inspection),
+        "drift": _find_foreign_drift(subject, drift),
+    }
     return Evidence(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         vjepa2=__version__,
@@ -72,7 +75,7 @@ def gather_evidence(bundle: Bundle) -> Evidence:
         latency=latency,
         lint=None if inspection is None else _read_inspection(inspection, lint_file),
         drift=drift,
-        foreign=tuple(foreign),
+        foreign={section: what for section, what in foreign.items() if what},
     )
 
 
@@ -133,26 +136,30 @@ def _read_inspection(record: dict[str, Any], file: Path) -> Inspection:
     return read_record(Inspection, rest, file.name)
 
 
-def _find_foreign_parity(subject: Subject, report: ParityReport | None) -> Sequence[str]:
+def _find_foreign_parity(subject: Subject, report: ParityReport | None) -> str:
     rows = () if report is None else report.candidates
-    return [f"parity of {row.name}" for row in rows if row.bundle_sha256 != subject.manifest_sha256]
+    return ", ".join(f"parity of {row.name}" for row in rows if row.bundle_sha256 != subject.manifest_sha256)
 
 
-def _find_foreign_times(subject: Subject, report: LatencyReport | None) -> Sequence[str]:
+def _find_foreign_times(subject: Subject, report: LatencyReport | None) -> str:
     """Rows of other bundles of the same run stand beside this one's, and are called by their names."""
-    rows = () if report is None else report.rows
-    ours = [row for row in rows if row.opened and row.opened.bundle_sha256 == subject.manifest_sha256]
-    if rows and not ours:
-        return ["every time"]
-    names = [row for row in rows if Path(row.bundle).name == subject.name and row not in ours and row.opened]
-    return [f"times of {row.backend}" for row in names]
+    rows = [row for row in report.rows if row.opened] if report is not None else []
+    others = [row for row in rows if row.opened and row.opened.bundle_sha256 != subject.manifest_sha256]
+    if rows and len(others) == len(rows):
+        return "every time"
+    return ", ".join(f"times of {row.backend}" for row in others if Path(row.bundle).name == subject.name)
 
 
-def _find_foreign_graphs(subject: Subject, lint: dict[str, Any] | None, drift: DriftRecord | None) -> Sequence[str]:
-    found = []
-    manifest = {} if lint is None else lint.get("manifest") or {}
-    if lint is not None and manifest.get("files") != {name: asdict(info) for name, info in subject.files.items()}:
-        found.append("lint")
-    if drift is not None and subject.name not in drift.candidate.split(" "):
-        found.append(f"drift, which is of {drift.candidate}")
-    return found
+def _find_foreign_graphs(subject: Subject, inspection: dict[str, Any] | None) -> str:
+    if inspection is None:
+        return ""
+    manifest = inspection.get("manifest")
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    return "" if files == {name: asdict(info) for name, info in subject.files.items()} else "lint"
+
+
+def _find_foreign_drift(subject: Subject, drift: DriftRecord | None) -> str:
+    """A localisation names its bundle by the folder and holds no hash."""
+    if drift is None or drift.candidate.startswith(f"{subject.name} "):
+        return ""
+    return f"drift, which is of {drift.candidate}"

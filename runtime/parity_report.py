@@ -33,6 +33,7 @@ class TokenMap:
     """How far every token of one clip is from the reference's, where it lies."""
 
     clip: str
+    frames: int
     distances_THW: tuple[tuple[tuple[float, ...], ...], ...]  # 1 - cosine, three digits; T steps, H x W patches
     quiet: tuple[int, ...]  # numbers of the tokens that do not count
 

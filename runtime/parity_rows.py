@@ -62,6 +62,7 @@ def map_tokens(case: Case, got: Mapping[OutputName, FloatArray], gate: Gate, man
     lines = [tuple(distances[at : at + columns]) for at in range(0, len(distances), columns)]
     return TokenMap(
         clip=case.name,
+        frames=len(case.frames_THWC),
         distances_THW=tuple(tuple(lines[at : at + rows]) for at in range(0, len(lines), rows)),
         quiet=tuple(map(int, np.flatnonzero(find_quiet(case.norms_BN, gate.quiet)))),
     )

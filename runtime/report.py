@@ -56,18 +56,22 @@ def render_page(evidence: Evidence) -> str:
 
 
 def list_verdicts(evidence: Evidence) -> dict[str, str]:
-    """Section -> what it comes to: passed, NOT passed, partial, INVALID, or not measured."""
+    """Section -> what it comes to: passed or not, or why that cannot be said."""
     found = {}
     for name in ("parity", "latency", "lint", "drift"):
         report = getattr(evidence, name)
         if report is None:
             found[name] = "not measured"
+        elif name in evidence.foreign:
+            found[name] = "of another bundle"
         elif getattr(report, "invalid", ()):
             found[name] = "INVALID"
         elif getattr(report, "partial", False):
             found[name] = "partial"
         else:
             found[name] = "passed" if report.passed else "NOT passed"
+    if found["latency"] == "passed" and evidence.latency and any(row.unstable for row in evidence.latency.rows):
+        found["latency"] = "passed, with unstable times"
     return found
 
 

@@ -69,7 +69,7 @@ def _tell(file: Path, evidence: Evidence, verdicts: dict[str, str]) -> None:
         click.echo(f"{section}: {verdict}", err=True)
     for section, command in list_missing(evidence).items():
         click.echo(f"no {section} is in the bundle; it is made by: {command}", err=True)
-    for what in evidence.foreign:
+    for what in evidence.foreign.values():
         click.echo(f"of another bundle, or of this one before it was exported again: {what}", err=True)
     click.echo(f"page: {file}", err=True)
 

@@ -40,7 +40,10 @@ class Comparison:
 def compare_evidence(old: Evidence, new: Evidence) -> Comparison:
     """Hold the new to the old; `BundleError` if their figures cannot be compared."""
     _demand_comparable(old, new)
-    changes = [*_compare_verdicts(old, new), *_compare_candidates(old, new), *_compare_latency(old, new)]
+    try:
+        changes = [*_compare_verdicts(old, new), *_compare_candidates(old, new), *_compare_latency(old, new)]
+    except (ArithmeticError, ValueError) as error:
+        raise BundleError(f"the reports hold times or sizes that nothing can have ({error}); measure again") from error
     if not changes:
         raise BundleError("the older report holds nothing that was measured; measure first, then compare")
     return Comparison(passed=not any(each.regressed for each in changes), changes=tuple(changes))
@@ -73,10 +76,8 @@ def _demand_comparable(old: Evidence, new: Evidence) -> None:
             raise BundleError(f"the reports differ in {name}: {before} and {after}; compare what is of one kind")
     for which, evidence in (("older", old), ("newer", new)):
         if evidence.foreign:
-            raise BundleError(
-                f"the {which} report holds figures that are not of its bundle: {'; '.join(evidence.foreign)}; measure "
-                "them again"
-            )
+            others = "; ".join(evidence.foreign.values())
+            raise BundleError(f"the {which} report holds figures that are not of its bundle: {others}; measure again")
 
 
 def _compare_verdicts(old: Evidence, new: Evidence) -> Iterator[Change]:
@@ -90,8 +91,8 @@ def _compare_verdicts(old: Evidence, new: Evidence) -> Iterator[Change]:
 
 
 def _compare_candidates(old: Evidence, new: Evidence) -> Iterator[Change]:
-    before = {row.name.partition(" in ")[2]: row for row in old.parity.candidates} if old.parity else {}
-    after = {row.name.partition(" in ")[2]: row for row in new.parity.candidates} if new.parity else {}
+    before = {row.backend: row for row in old.parity.candidates} if old.parity else {}
+    after = {row.backend: row for row in new.parity.candidates} if new.parity else {}
     for name, row in before.items():
         now = after.get(name)
         lost = row.passed and not (now is not None and now.passed)

@@ -31,7 +31,7 @@ def plot_tokens(tokens: TokenMap, least: float | None = None) -> str:
     quiet, parts = set(tokens.quiet), []
     for step in range(steps):
         left, top = (step % across) * (cell * columns + 8), (step // across) * height
-        parts.append(f'<text x="{left:.1f}" y="{top + 11:.1f}">step {step}</text>')
+        parts.append(f'<text x="{left:.1f}" y="{top + 11:.1f}">frame {step * tokens.frames // steps}</text>')
         paths: dict[str, list[str]] = {}
         for number, value in enumerate(value for line in tokens.distances_THW[step] for value in line):
             is_quiet = step * rows * columns + number in quiet

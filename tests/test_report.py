@@ -28,7 +28,7 @@ from vjepa2.runtime.report_compare import compare_evidence
 from vjepa2.runtime.report_plots import plot_tokens
 
 pytest.importorskip("jinja2")
-from vjepa2.runtime.report import render_page
+from vjepa2.runtime.report import list_verdicts, render_page
 
 VOID = {"meta", "link", "br", "img"}
 EVIL = "<script>alert(1)</script>"
@@ -104,7 +104,7 @@ def test_a_page_of_everything_is_whole_and_asks_no_network(measured: Path, evide
     assert {target[1:] for target in page.links} <= set(page.ids), "every link leads somewhere"
     assert "url(" not in file.read_text()
     assert "RANDOM WEIGHTS" in file.read_text()
-    assert evidence.foreign == ()
+    assert evidence.foreign == {}
     again = read_evidence(twin)
     assert (again.parity, again.latency, again.subject) == (evidence.parity, evidence.latency, evidence.subject)
     assert json.loads(twin.read_text())["schema"] == 1
@@ -180,8 +180,22 @@ def test_nan_is_told_and_drawn_and_never_passes(evidence: Evidence, tmp_path: Pa
     assert [each.what for each in comparison.changes if each.regressed] == ["parity", "parity in onnxruntime"]
 
 
+def test_a_benchmark_whose_row_gave_nan_is_written_and_read(measured: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(measured, tmp_path / "bundle"))
+    report = gather_evidence(Bundle.open(folder)).latency
+    assert report is not None
+    row = report.rows[0]
+    assert row.opened is not None
+    opened = replace(row.opened, verdict=replace(row.opened.verdict, token_cosine=math.nan, passed=False))
+    failed = replace(row, opened=opened, compute=None, end_to_end=None, failure="token_cosine is no number")
+    write_latency(str(folder / FILES["latency"]), replace(report, passed=False, rows=(failed, *report.rows[1:])))
+    text = render_page(gather_evidence(Bundle.open(folder)))
+    assert "no times" in text
+    assert "token_cosine is no number" in text
+
+
 def test_a_map_shows_where_tokens_are_lost() -> None:
-    tokens = TokenMap(clip="a", distances_THW=(((1e-9, 1e-3), (math.nan, 1e-9)),), quiet=(3,))
+    tokens = TokenMap(clip="a", frames=2, distances_THW=(((1e-9, 1e-3), (math.nan, 1e-9)),), quiet=(3,))
     drawn = plot_tokens(tokens, 0.99999)
     paths = {part.split('fill="')[1].partition('"')[0] for part in drawn.split("<path ")[1:]}
     assert {"#dc2626", "#000", "#fff"} < paths
@@ -195,7 +209,8 @@ def test_figures_of_another_bundle_are_called_so(measured: Path, tmp_path: Path)
         sha256 = gather_evidence(opened).subject.manifest_sha256
         path.write_text(path.read_text().replace(sha256, "0" * 64))
     found = gather_evidence(Bundle.open(folder))
-    assert found.foreign == ("parity of bundle in onnxruntime", "every time")
+    assert found.foreign == {"parity": "parity of bundle in onnxruntime", "latency": "every time"}
+    assert list_verdicts(found)["latency"] == "of another bundle"
     assert "Not of this bundle as it is now" in render_page(found)
     with pytest.raises(BundleError, match="figures that are not of its bundle"):
         compare_evidence(found, found)
@@ -299,6 +314,11 @@ def test_what_cannot_be_compared_is_refused(evidence: Evidence, tmp_path: Path) 
     assert call("report", "--compare", file, other) == 2
     assert call("report") == 2
     assert call("report", tmp_path, "--compare", file, file) == 2
+    base, row = evidence.latency.rows
+    assert base.compute is not None
+    zero = replace(evidence.latency, rows=(replace(base, compute=replace(base.compute, median_ms=0.0)), row))
+    with pytest.raises(BundleError, match="that nothing can have"):
+        compare_evidence(replace(evidence, latency=zero), evidence)
     empty = replace(evidence, parity=None, latency=None, lint=None, drift=None)
     with pytest.raises(BundleError, match="holds nothing that was measured"):
         compare_evidence(empty, evidence)
