@@ -69,7 +69,7 @@ def gather_evidence(bundle: Bundle) -> Evidence:
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         vjepa2=__version__,
         machine=f"{platform.system()} {platform.machine()}",
-        commands=list_commands(bundle.path),
+        commands=list_commands(bundle.path, drift),
         subject=subject,
         parity=parity,
         latency=latency,
@@ -79,16 +79,21 @@ def gather_evidence(bundle: Bundle) -> Evidence:
     )
 
 
-def list_commands(folder: Path) -> dict[str, str]:
-    """What makes each section of a bundle's page, and the page."""
+def list_commands(folder: Path, found: DriftRecord | None = None) -> dict[str, str]:
+    """What makes each section of a bundle's page, and the page; a localisation that was `found` again as it was."""
     name = shlex.quote(str(folder))
     lint, drift = (shlex.quote(str(folder / FILES[section])) for section in ("lint", "drift"))
     reports = shlex.quote(str(folder / "reports"))
+    options = ""
+    if found is not None:
+        backend, reference = found.candidate.rpartition(" by ")[2], found.reference.rpartition(" in ")[0]
+        options = f" --backend {shlex.quote(backend)} --clip {found.clip}"
+        options += "" if reference == folder.resolve().name else f" --against {shlex.quote(reference)}"
     return {
         "parity": f"vjepa2 parity {name}",
         "latency": f"vjepa2 bench {name}",
         "lint": f"mkdir -p {reports} && vjepa2 inspect {name} --json {lint}",
-        "drift": f"mkdir -p {reports} && vjepa2 drift {name} --json {drift}",
+        "drift": f"mkdir -p {reports} && vjepa2 drift {name}{options} --json {drift}",
         "report": f"vjepa2 report {name}",
     }
 

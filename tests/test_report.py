@@ -105,6 +105,8 @@ def test_a_page_of_everything_is_whole_and_asks_no_network(measured: Path, evide
     assert "url(" not in file.read_text()
     assert "RANDOM WEIGHTS" in file.read_text()
     assert evidence.foreign == {}
+    if evidence.drift is not None:
+        assert f"--backend onnxruntime --clip {evidence.drift.clip} --json" in evidence.commands["drift"]
     again = read_evidence(twin)
     assert (again.parity, again.latency, again.subject) == (evidence.parity, evidence.latency, evidence.subject)
     assert json.loads(twin.read_text())["schema"] == 1
