@@ -21,7 +21,7 @@ endif
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 EXPORT := --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(LAYERS),--layers $(LAYERS)) $(if $(CLIPS),--clips $(CLIPS)) --precision $(PRECISION)
 
-.PHONY: help install export edge test test-full check format lint bench bench-arena bench-cost bench-start bench-throughput drift gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision prove-corpus clean
+.PHONY: help install export edge test test-full check format lint bench bench-arena bench-cost bench-start bench-throughput drift gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision prove-corpus report clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -125,6 +125,10 @@ SIBLING := $(OUT:-$(PRECISION)=-fp32)
 parity: install  ## hold the bundle of `make export` in every backend here to PyTorch float32, and its gate to eight mistakes
 	test -f $(OUT)/manifest.json || $(VJEPA2) export $(SOURCE) --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) --precision $(PRECISION) -o $(OUT)
 	$(VJEPA2) parity $(OUT) $(if $(BACKENDS),--backends $(BACKENDS)) $(if $(filter-out fp32,$(PRECISION)),$(if $(wildcard $(SIBLING)/manifest.json),--reference $(SIBLING))) $(if $(CLIPS),--clips $(CLIPS)) --json $(OUT).parity.json
+
+report: install  ## one page of what is known of the bundle of `make export`; make parity and make bench measure first
+	test -f $(OUT)/manifest.json || $(VJEPA2) export $(SOURCE) $(EXPORT) -o $(OUT)
+	$(VJEPA2) report $(OUT) --json $(OUT).report.json
 
 # transformers' processor needs torchvision, which beside the CPU's torch goes in without its dependencies
 .venv-processor/installed: constraints.txt

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
@@ -9,16 +10,15 @@ import click
 from rich.console import Console
 
 from vjepa2.bundle import Bundle
+from vjepa2.odd_numbers import spell_numbers
 from vjepa2.outputs import write_json
 from vjepa2.progress import show_stages
 
 from .backends import BACKENDS
 from .backends.placement import EXECUTED, Executed
 from .latency import BenchOptions, Surroundings, measure_latency, plan_rows
-from .latency_report import LatencyReport, Scenario
+from .latency_report import FILE, LatencyReport, Scenario
 from .latency_table import write_tables
-
-_REPORT = Path("reports", "latency.json")  # inside each bundle
 
 
 @click.command("bench")
@@ -69,10 +69,15 @@ def bench_command(
     return 0 if report.passed else 1
 
 
+def write_latency(path: str, report: LatencyReport) -> None:
+    """Write a report as JSON, "-" to standard output; the figures of a row that gave NaN become words."""
+    write_json(path, spell_numbers(asdict(report)))
+
+
 def _write(report: LatencyReport, bundles: tuple[Path, ...], json_file: str | None) -> None:
     if json_file:
-        write_json(json_file, report)
+        write_latency(json_file, report)
     for bundle in bundles:
-        target = bundle / _REPORT
+        target = bundle / FILE
         target.parent.mkdir(exist_ok=True)
-        write_json(str(target), report)
+        write_latency(str(target), report)

@@ -95,11 +95,17 @@ def measure_frobenius(reference: FloatArray, candidate: FloatArray) -> float:
         return float(np.linalg.norm((got - expected).ravel()) / np.linalg.norm(expected.ravel()))
 
 
+def find_quiet(norms_BN: FloatArray, quiet: float) -> npt.NDArray[np.bool_]:
+    """Which tokens do not count: under `quiet` of the median norm; one that is no number makes nothing quiet."""
+    found_BN: npt.NDArray[np.bool_] = norms_BN < quiet * np.median(norms_BN)
+    return found_BN
+
+
 def compare_outputs(
     expected: Mapping[OutputName, FloatArray], got: Mapping[OutputName, FloatArray], norms_BN: FloatArray, quiet: float
 ) -> Figures:
     """The figures of one clip's outputs; `tokens` under `quiet` of the median of `norms_BN` do not count."""
-    loud_BN = ~(norms_BN < quiet * np.median(norms_BN))  # a norm that is no number makes nothing quiet
+    loud_BN = ~find_quiet(norms_BN, quiet)
     counting: list[Float64] = []
     numbers: list[npt.NDArray[np.int64]] = []  # in `tokens` of each that counts, or -1
     hushed: list[Float64] = [np.empty(0)]

@@ -1,6 +1,7 @@
 """What does a benchmark report: every row with its proof, its samples, its limit and what speaks against it?"""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from .bench_row import Finished, Opened
@@ -10,6 +11,7 @@ from .roofline import Limit
 from .scaling import Scaling
 from .warm_up import WarmUp
 
+FILE = Path("reports") / "latency.json"  # in a bundle
 Scenario = Literal["single-stream", "multi-stream", "offline"]
 
 

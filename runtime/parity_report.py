@@ -1,14 +1,11 @@
 """What does a comparison say, as figures, limits and verdicts: `reports/parity.json`?"""
 
 import json
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from vjepa2.errors import BundleError, Vjepa2Error
-from vjepa2.manifest import MAX_BYTES
+from vjepa2.odd_numbers import spell_numbers, unspell_numbers
 from vjepa2.outputs import write_json
 from vjepa2.schema import read_record
 
@@ -17,9 +14,9 @@ from .clip_set import Kind
 from .figures import Figures
 from .gates import Limits
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = Path("reports") / "parity.json"  # in a bundle; not hashed, and nothing but a report reads it
-_ODD_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has none of them
+MAX_BYTES = 64 * 2**20  # a map of 18,432 tokens for each of a dozen candidates is a third of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +26,16 @@ class TokenPlace:
     frame: int
     row: int
     column: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenMap:
+    """How far every token of one clip is from the reference's, where it lies."""
+
+    clip: str
+    frames: int
+    distances_THW: tuple[tuple[tuple[float, ...], ...], ...]  # 1 - cosine, three digits; T steps, H x W patches
+    quiet: tuple[int, ...]  # numbers of the tokens that do not count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +58,7 @@ class CandidateRow:
 
     name: str
     bundle: str
+    bundle_sha256: str  # of its manifest
     backend: str
     device: str
     precision: str  # executed
@@ -60,6 +68,7 @@ class CandidateRow:
     clips: tuple[ClipRow, ...]
     worst: Figures
     worst_clip: str  # of the worst token
+    worst_map: TokenMap | None  # of that clip; None of a head that gives no tokens
     neighbours: float | None  # k-NN overlap@10
     said: tuple[str, ...]  # what could not be told, and why
     passed: bool
@@ -112,7 +121,7 @@ class ParityReport:
 
 def write_report(path: str, report: ParityReport) -> None:
     """Write a report as JSON, "-" to standard output; numbers that JSON has none of become words."""
-    write_json(path, _spell(asdict(report)))
+    write_json(path, spell_numbers(asdict(report)))
 
 
 def keep_report(folder: Path, report: ParityReport) -> None:
@@ -137,20 +146,4 @@ def read_report(file: Path) -> ParityReport:
         raise BundleError(f"{file} is no report ({error}); run vjepa2 parity again") from error
     if isinstance(record, dict) and record.get("schema") != SCHEMA:
         raise BundleError(f"{file} has schema {record.get('schema')!r}; this version reads {SCHEMA}: run parity again")
-    return read_record(ParityReport, _unspell(record), file.name)
-
-
-def _spell(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {name: _spell(item) for name, item in value.items()}
-    return [_spell(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def _unspell(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _unspell(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_unspell(item) for item in value]
-    return _ODD_NUMBERS.get(value, value) if isinstance(value, str) else value
+    return read_record(ParityReport, unspell_numbers(record), file.name)

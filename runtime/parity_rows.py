@@ -1,24 +1,24 @@
 """What does a report say of one candidate: on one clip, and on all?
 
-Axes: B clips, D channels.
+Axes: B clips, N tokens, T steps of time, H, W patches, D channels.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vjepa2.manifest import Manifest
+from vjepa2.manifest import Manifest, hash_manifest
 from vjepa2.spec import OutputName
 
 from .backends import Backend
 from .backends.base import FloatArray
 from .candidates import Candidate
 from .clip_set import Case
-from .figures import LEAST_FOR_P01, Figures
+from .figures import LEAST_FOR_P01, Figures, find_quiet, measure
 from .gates import Gate
 from .neighbours import explain_none, overlap_neighbours
 from .oracle import PYTORCH
-from .parity_report import CandidateRow, ClipRow, TokenPlace
+from .parity_report import CandidateRow, ClipRow, TokenMap, TokenPlace
 
 
 def judge_clip(case: Case, got: Mapping[OutputName, FloatArray], gate: Gate, manifest: Manifest) -> ClipRow:
@@ -47,16 +47,37 @@ def _place(token: int, case: Case, manifest: Manifest) -> TokenPlace:
     return TokenPlace(frame=frame, row=within // columns, column=within % columns)
 
 
+def find_worst(rows: Sequence[ClipRow]) -> int:
+    """Which clip has the worst token; the first, if it is no number."""
+    return int(np.argmin([row.figures.token_cosine for row in rows]))
+
+
+def map_tokens(case: Case, got: Mapping[OutputName, FloatArray], gate: Gate, manifest: Manifest) -> TokenMap | None:
+    """Every token's distance on one clip; None of a head that gives no tokens."""
+    if "tokens" not in case.expected:
+        return None
+    cosines_BN, _ = measure(case.expected["tokens"], got["tokens"])
+    _, rows, columns = manifest.clip.grid
+    distances = [float(f"{1 - cosine:.3g}") for cosine in cosines_BN[0]]
+    lines = [tuple(distances[at : at + columns]) for at in range(0, len(distances), columns)]
+    return TokenMap(
+        clip=case.name,
+        frames=len(case.frames_THWC),
+        distances_THW=tuple(tuple(lines[at : at + rows]) for at in range(0, len(lines), rows)),
+        quiet=tuple(map(int, np.flatnonzero(find_quiet(case.norms_BN, gate.quiet)))),
+    )
+
+
 def sum_up(
     candidate: Candidate,
     backend: Backend,
     gate: Gate,
     rows: Sequence[ClipRow],
     vectors: Sequence[tuple[FloatArray, FloatArray]],
+    worst_map: TokenMap | None,
 ) -> CandidateRow:
     """What a candidate is worth on the clips so far; `vectors` are pairs of embeddings, the expected one first."""
     worst = Figures.worst([row.figures for row in rows])
-    at = int(np.argmin([row.figures.token_cosine for row in rows]))
     neighbours, said = None, []
     if vectors:
         expected_BD, got_BD = (np.stack(side) for side in zip(*vectors, strict=True))
@@ -70,6 +91,7 @@ def sum_up(
     return CandidateRow(
         name=candidate.name,
         bundle=candidate.bundle.path.name,
+        bundle_sha256=hash_manifest(candidate.bundle.manifest),
         backend=candidate.backend,
         device=backend.device,
         precision=backend.precision,
@@ -78,7 +100,8 @@ def sum_up(
         accepted=dict(gate.accepted),
         clips=tuple(rows),
         worst=worst,
-        worst_clip=rows[at].name,
+        worst_clip=rows[find_worst(rows)].name,
+        worst_map=worst_map,
         neighbours=neighbours,
         said=tuple(said),
         passed=all(row.passed for row in rows),

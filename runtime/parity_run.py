@@ -25,8 +25,8 @@ from .decode_messages import ClipRequest
 from .doctor import find_version
 from .oracle import PYTORCH, Oracle, describe_reference, find_oracle
 from .parity import find_gate
-from .parity_report import CandidateRow, ClipRow, ParityReport, ReferenceRow
-from .parity_rows import judge_clip, sum_up
+from .parity_report import CandidateRow, ClipRow, ParityReport, ReferenceRow, TokenMap
+from .parity_rows import find_worst, judge_clip, map_tokens, sum_up
 from .reference import Reference
 from .sampling import Pad
 
@@ -188,15 +188,18 @@ def _run(candidate: Candidate, backend: Backend, runs: _Set, log: _Log, announce
     rows: list[ClipRow] = []
     vectors: list[tuple[FloatArray, FloatArray]] = []
     alike: dict[OutputName, FloatArray] = {}
+    worst_map: TokenMap | None = None
     for case in cases:
         got = backend.run(case.frames_THWC[None], tuple(case.expected), case.inputs).by_name()
         gate = find_gate(backend)  # some know what they compute in from the first run on
         rows.append(judge_clip(case, got, gate, candidate.bundle.manifest))
+        if find_worst(rows) == len(rows) - 1:
+            worst_map = map_tokens(case, got, gate, candidate.bundle.manifest)
         if "embedding" in got:
             vectors.append((case.expected["embedding"][0], got["embedding"][0]))
         if case is not probe and not alike:
             alike = got
-        log.rows[candidate.name] = sum_up(candidate, backend, gate, rows, vectors)
+        log.rows[candidate.name] = sum_up(candidate, backend, gate, rows, vectors, worst_map)
         log.keep()
     bench = Bench(candidate=candidate.name, backend=backend, gate=gate, probe=probe)
     announce(f"{candidate.name}: canaries")

@@ -376,8 +376,8 @@ def test_a_report_is_read_as_it_was_written_numbers_that_are_none_too(
     assert np.isnan(again.candidates[0].worst.token_cosine)
     assert replace(again, candidates=()) == replace(report, candidates=())
     for spoilt, message in (
-        ('{"schema": 1}', "lacks"),
-        ('{"schema": 9}', "has schema 9; this version reads 1"),
+        ('{"schema": 2}', "lacks"),
+        ('{"schema": 9}', "has schema 9; this version reads 2"),
         ("[]", "it must be an object"),
         ("{", "is no report"),
     ):
