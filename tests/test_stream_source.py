@@ -429,7 +429,7 @@ def test_an_interruption_ends_it_cleanly_with_all_that_was_embedded(
 
 
 def test_the_first_signal_waits_for_the_window_at_hand_and_the_second_does_not() -> None:
-    """Called, not sent: once OpenVINO has turned on AMX, a signal needs more stack than pytest's faulthandler leaves."""
+    """Called, not sent: behind the tests of other libraries, a signal sent to this process ends it with SIGSEGV."""
     stopped: list[int] = []
     stream = SimpleNamespace(stop=lambda: stopped.append(1))
     kinds = (signal.SIGINT, signal.SIGTERM)
