@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_one_that_never_becomes_flat_is_marked_and_warming_up_ends(exported: Pat
     row = only_row(bench(exported, {ONE: Behaviour([1000 * 1.1**call for call in range(100)])}, seconds=20.0))
     assert row.warm_up is not None
     assert not row.warm_up.flat
-    assert any("it was not flat after 4 calls and" in reason for reason in row.unstable)
+    assert any(re.search(r"it was not flat after \d+ calls and", reason) for reason in row.unstable)
 
 
 @pytest.mark.parametrize(
