@@ -25,6 +25,7 @@ _NO_NEW_PRIVILEGES = 38
 def run_worker(channel: int, lifeline: int) -> None:
     """Serve the parent at the other end of `channel`; when it closes `lifeline`, however it ends, so does this."""
     die_with(lifeline)
+    ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     os.set_blocking(2, False)  # what FFmpeg has to say may be lost, and must not stop it
     with socket.socket(fileno=channel) as parent:
         try:
@@ -59,7 +60,6 @@ def die_with(lifeline: int) -> None:
 
 
 def _limit_process(limits: DecodeLimits) -> None:
-    ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     for kind, value in (
         (resource.RLIMIT_AS, limits.memory_bytes),
         (resource.RLIMIT_NOFILE, limits.open_files),

@@ -65,7 +65,7 @@ class WaitingLine:
                     self._timer = threading.Thread(target=self._end_late, name="vjepa2-deadlines", daemon=True)
                     self._timer.start()
                 self._hurried.notify()
-        request.future.add_done_callback(lambda future: self._forget(request) if future.cancelled() else None)
+        request.future.add_done_callback(self._forget)
 
     def await_room(self, when_full: WhenFull, deadline_s: float = math.inf) -> None:
         """Return when a request can be taken in; an error says why none can, or not until the deadline."""
@@ -147,15 +147,19 @@ class WaitingLine:
                 room -= request.clips
         return batch
 
-    def _forget(self, request: Request) -> None:
-        """Take out a request that was cancelled, unless it was taken for a call."""
+    def _forget(self, future: Future[FloatArray]) -> None:
+        """Take out the request of a future that was cancelled, unless it was taken for a call.
+
+        It is given no request: that would be a circle, which keeps frames until the collector comes.
+        """
+        if not future.cancelled():
+            return
         with self._lock:
-            waits = request in self._requests
-            if waits:
-                self._requests.remove(request)
+            waiting = [request for request in self._requests if request.future is future]
+            if waiting:
+                self._requests.remove(waiting[0])
                 self._left.notify_all()
-        if waits:
-            self.end([request], DeadlineError(), "cancelled")
+        self.end(waiting, DeadlineError(), "cancelled")
 
     def _end_late(self) -> None:
         while True:

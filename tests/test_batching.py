@@ -1,8 +1,10 @@
 """Do requests of many threads become calls of one backend as promised, and does every one of them end?"""
 
+import gc
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, as_completed
 from pathlib import Path
@@ -122,6 +124,21 @@ def test_what_is_cancelled_is_not_computed_and_leaves_its_place(open_queue: Open
     assert backend.calls == [[1], [3]]
     metrics = queue.read_metrics()
     assert (metrics.requests, metrics.computed, metrics.cancelled, metrics.refused) == (3, 2, 1, 1)
+
+
+def test_frames_are_freed_with_their_request_and_wait_for_no_collector(open_queue: Opener) -> None:
+    backend, queue = open_queue()
+    backend.gate.set()
+    clip = backend.clip(1)
+    freed = weakref.ref(clip)
+    gc.disable()
+    try:
+        future = queue.submit(clip, "embedding")
+        del clip
+        results(future, submit((backend, queue), 2))  # by then the first call is over in the queue's thread too
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_a_request_ends_at_its_deadline_even_while_the_backend_is_busy(open_queue: Opener) -> None:

@@ -1,5 +1,6 @@
 """Does ONNX Runtime run where it was asked to run, and is it an error if it does not?"""
 
+import ctypes
 import json
 import os
 import stat
@@ -57,6 +58,46 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[OnTheCpu]:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: offered)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return OnTheCpu
+
+
+class _Heap(ctypes.Structure):
+    """What `mallinfo2` of glibc tells, in bytes."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in [
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        ]
+    )
+
+
+def used_bytes() -> int:
+    """What malloc has given out and not got back."""
+    library = ctypes.CDLL(None)
+    library.mallinfo2.restype = _Heap
+    heap = library.mallinfo2()
+    return int(heap.uordblks) + int(heap.hblkhd)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc >= 2.33")
+def test_calls_leave_nothing_in_memory_with_several_threads_either(exported: Path) -> None:
+    calls = 1000
+    with open_backend(Bundle.open(exported), "onnxruntime", threads=2) as backend:
+        for _ in range(100):
+            backend.run(FRAMES)
+        before = used_bytes()
+        for _ in range(calls):
+            backend.run(FRAMES)
+        assert (used_bytes() - before) / calls < 80  # it was 190
 
 
 def test_both_distributions_installed_is_an_error(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
