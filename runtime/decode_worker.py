@@ -6,6 +6,7 @@ clips or frames into. What a video can do to it, it can do to nothing else.
 
 import ctypes
 import fcntl
+import gc
 import mmap
 import os
 import resource
@@ -35,6 +36,7 @@ def run_worker(channel: int, lifeline: int) -> None:
             parent.send(encode_message(Ready(missing=str(error))))
             return
         parent.send(encode_message(Ready()))
+        gc.freeze()  # what lives as long as this process need not be looked at again
         while True:
             data, files, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, 2)
             if not data:
@@ -43,12 +45,13 @@ def run_worker(channel: int, lifeline: int) -> None:
             if not isinstance(job, (Job, FollowJob)):  # a slot of the video before is free
                 continue
             _limit_process(job.limits)
+            result = decode(parent, job, *files) if isinstance(job, Job) else follow(parent, job, *files)
+            gc.collect()  # in PyAV a frame whose rotation was asked for refers to itself, and would stay
+            retire = _has_grown(job.limits)
             if isinstance(job, Job):
-                report = decode(parent, job, *files)
-                parent.send(encode_message(Finished(report=report, retire=_has_grown(job.limits))))
+                parent.send(encode_message(Finished(report=result, retire=retire)))
             else:
-                why = follow(parent, job, *files)
-                parent.send(encode_message(Ended(why=why, retire=_has_grown(job.limits))))
+                parent.send(encode_message(Ended(why=result, retire=retire)))
 
 
 def die_with(lifeline: int) -> None:

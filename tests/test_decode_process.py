@@ -19,6 +19,7 @@ import pytest
 
 from tests.fuzz_video import fuzz, look_around
 from tests.mutated_videos import mutate, write_bases
+from tests.soak_stream import resident_mb
 from tests.videos import FramesArray, write
 from vjepa2.errors import MissingDependencyError, VideoError
 from vjepa2.runtime.decode_messages import (
@@ -96,6 +97,16 @@ def test_what_is_too_large_is_rejected_before_a_frame_is_decoded(
         clips, report = decoder.read(video, REQUEST)
     assert (clips, report.status) == ([], "rejected")
     assert re.search(reason, report.reason or ""), report
+
+
+def test_a_worker_keeps_no_frame_of_the_videos_before(decoder: VideoDecoder, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.mp4", [np.zeros((1080, 1920, 3), np.uint8)] * 4, "mpeg4")
+    resident = []
+    for _ in range(10):
+        assert decoder.read(file, REQUEST)[1].status == "ok"
+        (worker,) = children()
+        resident.append(resident_mb(worker))
+    assert resident[-1] - resident[3] < 6, "each of its frames has 3.1 MB"
 
 
 def test_a_video_that_needs_too_much_memory_is_rejected(scene: FramesArray, tmp_path: Path) -> None:
