@@ -17,12 +17,13 @@ from vjepa2.head_checkpoints import (
     load_predictor,
     read_labels,
 )
+from vjepa2.head_specs import ProbeSpec
 from vjepa2.headed import ActionEncoder, Headed, PlainEncoder, PredictiveEncoder, with_pooler
 from vjepa2.heads import ImageClassifier
 from vjepa2.manifest import Source
 from vjepa2.publish import sha256_of
 from vjepa2.registry import RELEASES
-from vjepa2.spec import Head
+from vjepa2.spec import Head, ModelSpec
 from vjepa2.weights import fill_random
 
 from .describe import ExportRequest
@@ -122,7 +123,7 @@ def _load_classifier(
         raise ExportError(f"{source.name} has an attentive classifier; leave pooling out")
     model = load_classifier(
         weights.source,
-        model=_row_name(request),
+        model=_name_probe(request),
         encoder=encoder,
         probe=request.probe or "meta",
         classes=classes[0] if classes else None,
@@ -160,7 +161,7 @@ def _load_anticipation(request: ExportRequest, encoder: Encoder) -> Headed:
         weights.source,
         encoder=encoder,
         predictor=predictor,
-        model=_row_name(request),
+        model=_name_probe(request),
         classes=classes,
         seed=weights.seed,
     )
@@ -187,10 +188,13 @@ def _with_random_head(request: ExportRequest) -> ExportRequest:
     return replace(request, weights=replace(request.weights, source=RANDOM))
 
 
-def _row_name(request: ExportRequest) -> str | None:
-    """The row of the table that a probe is compared with; an encoder cut to fewer layers is that of none."""
-    model, is_cut = request.weights.model, request.weights.layers is not None
-    return model if isinstance(model, str) and not is_cut else None
+def _name_probe(request: ExportRequest) -> str | ProbeSpec | None:
+    """The row of the table that a probe is held to; an encoder cut to fewer layers, or of no row, is that of none."""
+    model = request.weights.model
+    if request.weights.layers is None and not isinstance(model, ModelSpec):
+        return model
+    release = RELEASES.get(model) if isinstance(model, str) else None
+    return replace(release.probe, layers=()) if release and release.probe else ProbeSpec()
 
 
 def _counts(classes: int | tuple[int, ...] | None, needed: int) -> tuple[int, ...] | None:
