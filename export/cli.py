@@ -69,7 +69,7 @@ def _read_limits(_: click.Context, __: click.Parameter, values: tuple[str, ...])
     f"[default: {_FRAMES}; an image classifier's own; 8 before actions]",
 )
 @click.option("--size", callback=read_size, help="Pixels of a clip: N or HxW.  [default: as trained]")
-@click.option("--layers", type=int, help="Keep only the first blocks, for experiments.")
+@click.option("--layers", type=int, help="Keep only the first blocks, for experiments; of V-JEPA 2.1 4 at least.")
 @click.option("--batch", default="1", show_default=True, callback=_read_batch, help="Clips a call: N or dynamic.")
 @click.option(
     "--input",

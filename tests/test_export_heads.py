@@ -415,3 +415,16 @@ def test_the_verb_exports_every_kind_of_head(tmp_path: Path, capsys: pytest.Capt
         main([*command[:-1], "many", "-o", str(tmp_path / "other")])
     assert done.value.code == 2
     assert "classes is 'many'; it must be a number, or for anticipation three" in capsys.readouterr().err
+
+
+def test_the_verb_cuts_a_model_of_version_21(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", "random", "--model", "vitb-2.1", "--frames", "2", "--size", "32", "--no-simplify", "--layers"]
+    with pytest.raises(SystemExit) as done:
+        main([*command, "4", "--head", "predictor", "-o", str(tmp_path / "bundle")])
+    assert done.value.code == 0, capsys.readouterr().err
+    manifest = Bundle.open(tmp_path / "bundle").manifest
+    assert (manifest.model.depth, manifest.model.levels, manifest.source.layers) == (4, (0, 1, 2, 3), 4)
+    with pytest.raises(SystemExit) as done:
+        main([*command, "1", "-o", str(tmp_path / "other")])
+    assert done.value.code == 2
+    assert "layers is 1; of vitb-2.1 keep 4 to 12" in " ".join(capsys.readouterr().err.split())

@@ -160,6 +160,17 @@ def test_version_21_takes_the_key_of_its_row(key: str, tmp_path: Path, monkeypat
     assert_equal(load_predictor(tmp_path / "x.pt", model="tiny-2.1", clip=CLIP), predictor)
 
 
+def test_a_cut_encoder_of_version_21_has_the_first_blocks_and_every_norm_of_its_file(tmp_path: Path) -> None:
+    spec = replace(NEW, depth=6, levels=(1, 2, 4, 5))
+    encoder = make_encoder(spec)
+    file = meta_file(tmp_path / "x.pt", {"ema_encoder": encoder.state_dict()})
+    cut, source = load_checkpoint(Request(source=str(file), model=spec, key="ema_encoder", layers=4))
+    assert (cut.spec.levels, source.layers) == ((0, 1, 2, 3), 4)
+    kept = encoder.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in cut.state_dict().items())
+    assert sum(name.startswith("norms_block.") for name in cut.state_dict()) == 8
+
+
 def test_released_keys_are_those_of_the_files() -> None:
     keys = {name: row.keys for name, row in RELEASES.items() if name.endswith("2.1")}
     assert keys == {
