@@ -97,6 +97,9 @@ def _read_limits(_: click.Context, __: click.Parameter, values: tuple[str, ...])
     help="Clips of a video that a classifier of videos looks at together; `vjepa2 models` says with how many each "
     "released one was evaluated.  [default: 1]",
 )
+@click.option(
+    "--ahead", type=int, help="Frames from the end of the clip to what is anticipated.  [default: 8, a second]"
+)
 @click.option("--encoder", help="Where the encoder is, if SOURCE is the .pt file of a probe.")
 @click.option("--context", type=int, help="Tokens that a predictor is told.  [default: all]")
 @click.option("--targets", type=int, help="Tokens that a predictor is asked for.  [default: all]")

@@ -50,6 +50,7 @@ class ExportRequest:
     pooling: ImageHead | None = None  # of a classifier of random weights
     probe: ProbeOf | None = None  # with whose heads a classifier of videos computes
     segments: int | None = None  # clips of a video that it looks at together; None: one
+    ahead: int | None = None  # frames from the end of the clip to what is anticipated; None: a second, at 8 a second
     encoder: str | None = None  # where the encoder is, if the source is a probe's .pt file
     predictor: PredictorSpec | None = None  # of a model that is not in the table
     action: ActionSpec | None = None

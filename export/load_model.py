@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from vjepa2.anticipation import AHEAD
 from vjepa2.checkpoints import HARD, RANDOM, load_checkpoint
 from vjepa2.classifier_files import is_image_classifier, load_image_classifier
 from vjepa2.encoder import Encoder
@@ -30,7 +31,6 @@ from .describe import ExportRequest
 
 _STEPS = 8  # images before an action-conditioned predictor, as it was trained
 _IMAGE_FRAMES = 2  # an image is a clip of two equal frames
-_AHEAD = 8  # frames: a second, at the rate of EPIC-KITCHENS-100
 
 
 def load_model(request: ExportRequest) -> tuple[Headed, Source, tuple[str, ...] | None]:
@@ -68,6 +68,7 @@ def _refuse_options(request: ExportRequest, head: Head) -> None:
         "encoder": (request.encoder is not None, ("classifier", "anticipation")),
         "pooling": (request.pooling is not None, ("classifier",)),
         "probe": (request.probe is not None, ("classifier",)),
+        "ahead": (request.ahead is not None, ("anticipation",)),
         "segments": (request.segments is not None, ("classifier",)),
     }
     for option, (is_given, heads) in given.items():
@@ -151,7 +152,8 @@ def _load_predictive(request: ExportRequest, encoder: Encoder) -> Headed:
 def _load_anticipation(request: ExportRequest, encoder: Encoder) -> Headed:
     weights, clip = request.weights, encoder.clip
     name = weights.model if isinstance(weights.model, str) else None
-    future = replace(clip, frames=clip.frames + (_AHEAD // clip.tubelet + 1) * clip.tubelet)
+    ahead = AHEAD if request.ahead is None else request.ahead
+    future = replace(clip, frames=clip.frames + (max(ahead, 0) // clip.tubelet + 1) * clip.tubelet)
     predictor = load_predictor(
         request.encoder or weights.source, model=request.predictor or name, clip=future, seed=weights.seed
     )
@@ -163,6 +165,7 @@ def _load_anticipation(request: ExportRequest, encoder: Encoder) -> Headed:
         predictor=predictor,
         model=_name_probe(request),
         classes=classes,
+        ahead=ahead,
         seed=weights.seed,
     )
 

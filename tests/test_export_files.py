@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.conftest import usable_backends, version_21
 from tests.released_files import meta_file, probe_state
@@ -73,10 +73,13 @@ def clips_of(frames: FramesArray) -> Tensor:
     return torch.from_numpy(normalise(frames, RGB_MEAN, RGB_STD))
 
 
-def run_bundle(folder: Path, video: Path, inputs: dict[str, Any]) -> tuple[FramesArray, dict[str, Any]]:
+def run_bundle(folder: Path, video: Path, inputs: dict[str, Any] | None = None) -> tuple[FramesArray, dict[str, Any]]:
     """The frames that `vjepa2 run` takes of a video, and what it writes."""
-    np.savez(folder / "in.npz", **inputs)
-    run_verb("run", folder / "bundle", video, "--inputs", folder / "in.npz", "-o", folder / "out.npz")
+    given = []
+    if inputs is not None:
+        np.savez(folder / "in.npz", **inputs)
+        given = ["--inputs", folder / "in.npz"]
+    run_verb("run", folder / "bundle", video, *given, "-o", folder / "out.npz")
     with EmbeddingEngine.open(folder / "bundle") as engine:
         frames = engine.read_clip(video)[None]
     with np.load(folder / "out.npz") as arrays:
@@ -129,30 +132,56 @@ def test_an_action_predictor_is_exported_from_its_file_and_answers(
     np.testing.assert_allclose(outputs["predicted"], predicted.numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize("head", ["classifier", "anticipation"])
-def test_a_probe_is_exported_from_its_file_with_the_encoder_from_another(head: Any, tmp_path: Path) -> None:
+def test_a_probe_is_exported_from_its_file_with_the_encoder_from_another(tmp_path: Path) -> None:
     encoder = load_encoder("random", model=SPEC, seed=5)
-    future = replace(CLIP, frames=CLIP.frames + 10)
-    predictor = load_predictor("random", model=PREDICTOR, clip=future, seed=5)
-    base = meta_file(tmp_path / "tiny.pt", {"encoder": encoder.state_dict(), "predictor": predictor.state_dict()})
-    module: nn.Module = (
-        load_classifier("random", encoder=encoder, classes=5, seed=5)
-        if head == "classifier"
-        else load_anticipation("random", encoder=encoder, predictor=predictor, classes=(3, 4, 6), seed=5)
-    )
+    module = load_classifier("random", encoder=encoder, classes=5, seed=5)
+    base = meta_file(tmp_path / "tiny.pt", {"encoder": encoder.state_dict()})
     probe = meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(module)})
     weights = Request(source=str(probe), model="tiny-ek", key="encoder")
-    request = ExportRequest(weights=weights, head=head, encoder=str(base), simplify=False)
+    request = ExportRequest(weights=weights, head="classifier", encoder=str(base), simplify=False)
     bundle = export_bundle(request, tmp_path / "bundle").bundle
     assert bundle.manifest.source.name == "probe.pt"
     assert set(bundle.manifest.source.files) == {"probe.pt", "tiny.pt"}
     assert bundle.manifest.source.warning is None
     with torch.inference_mode():
         expected = module(clips_of(generate_scene(4, 32, 48)[None]))
-    first = expected if head == "classifier" else expected[0]
     with open_backend(bundle, "onnxruntime") as backend:
-        got = backend.run(generate_scene(4, 32, 48)[None], ("logits" if head == "classifier" else "verb",)).by_name()
-    np.testing.assert_allclose(next(iter(got.values())), first.numpy(), atol=1e-4)
+        got = backend.run(generate_scene(4, 32, 48)[None], ("logits",)).logits_BL
+    assert got is not None
+    np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("ahead", [None, 4])
+def test_anticipation_is_exported_from_its_file_and_answers(
+    ahead: int | None, tmp_path: Path, write_video: Callable[..., Path], scene: FramesArray
+) -> None:
+    """Verb, noun and action, a second ahead or as far as is asked for."""
+    encoder = load_encoder("random", model=SPEC, seed=5)
+    predictor = load_predictor("random", model=PREDICTOR, clip=replace(CLIP, frames=CLIP.frames + 10), seed=5)
+    made = load_anticipation("random", encoder=encoder, predictor=predictor, classes=(3, 4, 6), seed=5)
+    with torch.no_grad():
+        for part in ("verb", "noun", "action"):
+            made.get_submodule(f"{part}_classifier").weight *= 30  # logits that tell six predicted tokens of eighteen
+    states = {"encoder": encoder.state_dict(), "predictor": predictor.state_dict()}
+    base = meta_file(tmp_path / "tiny.pt", states)
+    probe = meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(made)})
+    asked = ["--model", "tiny-ek", "--encoder", base, "--key", "encoder", "--head", "anticipation", "--frames", 4]
+    asked += [] if ahead is None else ["--ahead", ahead]
+    run_verb("export", probe, *asked, "--no-simplify", "-o", tmp_path / "bundle")
+    manifest = Bundle.open(tmp_path / "bundle").manifest
+    assert (manifest.source.name, manifest.source.warning) == ("probe.pt", None)
+    assert set(manifest.source.files) == {"probe.pt", "tiny.pt"}
+    assert manifest.parts.ahead == (8 if ahead is None else ahead)
+    frames, outputs = run_bundle(tmp_path, write_video(scene))
+    modules = [
+        load_anticipation(probe, encoder=encoder, predictor=predictor, model="tiny-ek", ahead=far)
+        for far in (8 if ahead is None else ahead, 2)
+    ]
+    with torch.inference_mode():
+        expected, nearer = (module(clips_of(frames)) for module in modules)
+    for name, must, other in zip(("verb", "noun", "action"), expected, nearer, strict=True):
+        np.testing.assert_allclose(outputs[name], must.numpy(), atol=1e-4, err_msg=name)
+        assert np.abs(outputs[name] - other.numpy()).max() > 1e-3, name
 
 
 @pytest.fixture

@@ -1,5 +1,9 @@
 """Does each head go through the same pipeline: one trace, two graphs, one gate, every backend?"""
 
+import json
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -273,6 +277,7 @@ def test_inputs_that_a_head_does_not_take_are_refused(bundles: Callable[[str], B
         ("predictor", {"pooling": "linear"}, "pooling is not of the head predictor; leave it out"),
         ("classifier", {"classes": None, "pooling": None}, "random weights need to know how many classes"),
         ("anticipation", {"classes": 5}, "classes are 5; this head needs 3"),
+        ("predictor", {"ahead": 8}, "ahead is not of the head predictor; leave it out, or export anticipation"),
         ("embedding", {"segments": 2}, "segments is not of the head embedding; leave it out, or export classifier"),
         ("classifier", {"segments": 2, "pooling": None}, "segments is 2; an image classifier looks at one clip"),
         ("classifier", {"encoder": "somewhere.pt"}, "random brings its own encoder; only a probe's .pt file needs"),
@@ -282,6 +287,12 @@ def test_options_that_do_not_fit_are_refused(head: str, options: Any, message: s
     with pytest.raises(ExportError, match=message):
         export_bundle(request_for(head, **options), tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ahead", [3, -2])
+def test_a_moment_between_two_tokens_or_behind_is_refused(ahead: int, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=f"ahead is {ahead} frames; it must be a multiple of 2, or 0: the next moment"):
+        export_bundle(request_for("anticipation", ahead=ahead), tmp_path / "bundle")
 
 
 def test_segments_that_cannot_be_are_refused(tmp_path: Path) -> None:
@@ -428,3 +439,62 @@ def test_the_verb_cuts_a_model_of_version_21(tmp_path: Path, capsys: pytest.Capt
         main([*command, "1", "-o", str(tmp_path / "other")])
     assert done.value.code == 2
     assert "layers is 1; of vitb-2.1 keep 4 to 12" in " ".join(capsys.readouterr().err.split())
+
+
+# whole models: ViT-L with each head as it was released, and V-JEPA 2-AC's predictor on an encoder cut to two blocks
+
+
+WHOLE = {
+    "classifier": ["--model", "vitl-ssv2", "--frames", "4"],
+    "predictor": ["--model", "vitl", "--frames", "4"],
+    "anticipation": ["--model", "vitl-ek100", "--frames", "4", "--classes", "97,300,3568"],
+    "action": ["--model", "vitg-ac", "--frames", "2", "--layers", "2"],
+}
+WHOLE_OUTPUTS: dict[str, dict[str, tuple[int, ...]]] = {
+    "classifier": {"tokens": (512, 1024), "embedding": (1024,), "logits": (174,)},
+    "predictor": {"tokens": (512, 1024), "predicted": (512, 1024)},
+    "anticipation": {"tokens": (512, 1024), "verb": (97,), "noun": (300,), "action": (3568,)},
+    "action": {"tokens": (512, 1408), "predicted": (512, 1408)},
+}
+
+
+def run_apart(*command: object) -> str:
+    """What a verb prints, in a process of its own."""
+    words = [sys.executable, "-m", "vjepa2", *map(str, command)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", WHOLE)
+def test_every_head_of_a_whole_model_passes_its_gate_and_answers(
+    head: str, write_video: Callable[..., Path], scene: FramesArray, tmp_path: Path
+) -> None:
+    """Random weights, 4 frames of 256 x 256, or 2 steps."""
+    folder, video = tmp_path / "bundle", write_video(scene)
+    try:
+        told = run_apart("export", "random", *WHOLE[head], "--head", head, "--no-simplify", "--json", "-", "-o", folder)
+        record, extras = json.loads(told), extras_of(Bundle.open(folder), 1)
+        given = []
+        if extras:
+            np.savez(tmp_path / "in.npz", **extras)
+            given = ["--inputs", tmp_path / "in.npz"]
+        run_apart("run", folder, video, *given, "-o", tmp_path / "out.npz")
+        named = run_apart("classify", folder, video) if head == "classifier" else None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # gigabytes
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert {name: arrays[name].shape[1:] for name in arrays} == WHOLE_OUTPUTS[head]
+        outputs = dict(arrays)
+    assert all(np.isfinite(array).all() for array in outputs.values())
+    assert set(record["parity"]) == {PORTABLE, ONNXRUNTIME}
+    assert all(verdict["passed"] for verdict in record["parity"].values())
+    if named is not None:
+        labels = [pair.split()[0] for pair in named.strip().split("\t")[1:]]
+        assert labels == [str(number) for number in np.argsort(-outputs["logits"][0], kind="stable")[:5]]
+    worst = [
+        f"{name}: token {row['token_cosine']:.9f}, relative max {row['relative_max']:.1e}"
+        for name, row in record["parity"].items()
+    ]
+    print(f"{head}: {'; '.join(worst)}; {sum(record['seconds'].values()):.0f} s, {record['peak_bytes'] / 1e9:.1f} GB")

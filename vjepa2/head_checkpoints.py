@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vjepa2.action_predictor import ActionPredictor
-from vjepa2.anticipation import ActionAnticipation
+from vjepa2.anticipation import AHEAD, ActionAnticipation
 from vjepa2.checkpoint_files import fetch_repository
 from vjepa2.checkpoints import RANDOM, find_repository, load_encoder
 from vjepa2.encoder import Encoder
@@ -119,11 +119,13 @@ def load_anticipation(
     predictor: Predictor,
     model: str | ProbeSpec | None = None,
     classes: tuple[int, int, int] | None = None,
+    ahead: int = AHEAD,
     seed: int | None = None,
 ) -> ActionAnticipation:
     """The EPIC-KITCHENS-100 probe of a Meta `.pt` file, or "random" with counts of `classes`, on what it stands on.
 
-    A file needs `model`, the row of the table or a `ProbeSpec`, as in `load_classifier`.
+    A file needs `model`, the row of the table or a `ProbeSpec`, as in `load_classifier`. What is anticipated is `ahead`
+    frames from the end of the clip; the `predictor` must be built for a clip that reaches so far, and a tubelet more.
     """
     known = _find_probe(source, model, encoder)
     if source != RANDOM and not Path(source).is_file():
@@ -133,7 +135,9 @@ def load_anticipation(
     verbs, nouns, actions = count_classes(place, parts, classes or ())
     refuse_other_width(place, encoder)
     with torch.device("meta"):
-        module = ActionAnticipation(encoder, predictor, (verbs, nouns, actions), heads=known.heads, eps=known.eps)
+        module = ActionAnticipation(
+            encoder, predictor, (verbs, nouns, actions), ahead=ahead, heads=known.heads, eps=known.eps
+        )
     fill_part(
         nn.ModuleDict({"pooler": module.pooler, **{part: module.get_submodule(part) for part in parts}}), place, seed
     )
