@@ -104,6 +104,18 @@ def _read_limits(_: click.Context, __: click.Parameter, values: tuple[str, ...])
 @click.option("--context", type=int, help="Tokens that a predictor is told.  [default: all]")
 @click.option("--targets", type=int, help="Tokens that a predictor is asked for.  [default: all]")
 @click.option(
+    "--context-only",
+    is_flag=True,
+    help="Before a predictor the encoder sees the context's tokens alone, as in training.  [default: the whole clip, "
+    "as in transformers]",
+)
+@click.option(
+    "--predictor-side",
+    type=click.IntRange(1),
+    help="Tokens along a side that V-JEPA 2.1's predictor rescales positions to: 16 as in its training.  "
+    "[default: as published, not rescaled]",
+)
+@click.option(
     "--odd-margin",
     "crop",
     type=click.Choice(list(_CROPS)),

@@ -53,9 +53,11 @@ class ExportRequest:
     ahead: int | None = None  # frames from the end of the clip to what is anticipated; None: a second, at 8 a second
     encoder: str | None = None  # where the encoder is, if the source is a probe's .pt file
     predictor: PredictorSpec | None = None  # of a model that is not in the table
+    predictor_side: int | None = None  # that V-JEPA 2.1's predictor rescales positions to; None: as published, to none
     action: ActionSpec | None = None
     context: int | None = None  # tokens that a predictor is told
     targets: int | None = None  # tokens that it is asked for
+    context_only: bool = False  # the encoder before it sees the context's tokens alone
     crop: Crop = CROP_DOWN  # how the runtime cuts a frame's margins
     clips: Path | None = None  # a folder of videos to prove the graphs on, and to calibrate 8 bits
     simplify: bool = True

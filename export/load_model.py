@@ -66,6 +66,8 @@ def _refuse_options(request: ExportRequest, head: Head) -> None:
     given = {
         "classes": (request.classes is not None, ("classifier", "anticipation")),
         "encoder": (request.encoder is not None, ("classifier", "anticipation")),
+        "context_only": (request.context_only, ("predictor",)),
+        "predictor_side": (request.predictor_side is not None, ("predictor",)),
         "pooling": (request.pooling is not None, ("classifier",)),
         "probe": (request.probe is not None, ("classifier",)),
         "ahead": (request.ahead is not None, ("anticipation",)),
@@ -144,9 +146,14 @@ def _load_predictive(request: ExportRequest, encoder: Encoder) -> Headed:
     weights = request.weights
     model = request.predictor or (weights.model if isinstance(weights.model, str) else None)
     predictor = load_predictor(
-        weights.source, model=model, clip=encoder.clip, revision=weights.revision, seed=weights.seed
+        weights.source,
+        model=model,
+        clip=encoder.clip,
+        side=request.predictor_side,
+        revision=weights.revision,
+        seed=weights.seed,
     )
-    return PredictiveEncoder(encoder, predictor)
+    return PredictiveEncoder(encoder, predictor, context_only=request.context_only)
 
 
 def _load_anticipation(request: ExportRequest, encoder: Encoder) -> Headed:

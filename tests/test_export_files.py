@@ -86,9 +86,10 @@ def run_bundle(folder: Path, video: Path, inputs: dict[str, Any] | None = None) 
         return frames, dict(arrays)
 
 
+@pytest.mark.parametrize("context_only", [False, True])
 @pytest.mark.parametrize(("name", "key"), [("tiny", "target_encoder"), ("tiny-2.1", "ema_encoder")])
 def test_a_predictor_is_exported_from_its_file_and_answers(
-    name: str, key: str, tmp_path: Path, write_video: Callable[..., Path], scene: FramesArray
+    name: str, key: str, context_only: bool, tmp_path: Path, write_video: Callable[..., Path], scene: FramesArray
 ) -> None:
     """V-JEPA 2's file has two encoders, of which one is named; 2.1's row knows the one that it has for use."""
     row = ROWS[name]
@@ -98,16 +99,20 @@ def test_a_predictor_is_exported_from_its_file_and_answers(
     states = {"encoder": other, key: encoder.state_dict(), "predictor": predictor.state_dict()}
     source = meta_file(tmp_path / "vit.pt", states, "module.backbone.")
     asked = ["--key", key] if name == "tiny" else []
+    asked += ["--context-only"] if context_only else []
     cut = ["--frames", 4, "--context", 7, "--targets", 5, "--no-simplify"]
     run_verb("export", source, "--model", name, *asked, "--head", "predictor", *cut, "-o", tmp_path / "bundle")
     manifest = Bundle.open(tmp_path / "bundle").manifest
     assert (manifest.source.name, manifest.source.key, manifest.source.warning) == ("vit.pt", key, None)
+    assert manifest.parts.context_only == context_only
     context, target = np.array([[9, 2, 4, 11, 0, 7, 5]]), np.array([[10, 1, 3, 8, 6]])
     frames, outputs = run_bundle(tmp_path, write_video(scene), {"context_ids": context, "target_ids": target})
     with torch.inference_mode():
-        tokens = encoder(clips_of(frames))
-        given = encoder.encode_levels(clips_of(frames)) if row.spec.levels else tokens
-        predicted = predictor.predict(given[:, context[0]], torch.from_numpy(context), torch.from_numpy(target))
+        seen = torch.from_numpy(context) if context_only else None
+        tokens = encoder(clips_of(frames), seen)
+        given = encoder.encode_levels(clips_of(frames), seen) if row.spec.levels else tokens
+        given = given if context_only else given[:, context[0]]
+        predicted = predictor.predict(given, torch.from_numpy(context), torch.from_numpy(target))
     np.testing.assert_allclose(outputs["tokens"], tokens.numpy(), atol=1e-4)
     np.testing.assert_allclose(outputs["predicted"], predicted.numpy(), atol=1e-4)
 

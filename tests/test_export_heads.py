@@ -15,11 +15,13 @@ import onnx
 import pytest
 import torch
 
+from tests import numpy_family
 from tests.conftest import usable_backends, version_21
+from tests.numpy_family import state_of
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, Bundle
 from vjepa2.checkpoints import Request, load_encoder
 from vjepa2.cli import main
-from vjepa2.errors import BackendError, ExportError, ParityError, SpecError
+from vjepa2.errors import BackendError, CheckpointError, ExportError, ParityError, SpecError
 from vjepa2.export import pipeline
 from vjepa2.export.describe import ExportRequest
 from vjepa2.export.pipeline import export_bundle
@@ -28,10 +30,10 @@ from vjepa2.head_checkpoints import load_action_predictor, load_classifier, load
 from vjepa2.head_specs import ActionSpec, PredictorSpec
 from vjepa2.headed import ActionEncoder, PredictiveEncoder
 from vjepa2.runtime import Reference, check_parity, open_backend
-from vjepa2.runtime.backends.base import FramesArray
+from vjepa2.runtime.backends.base import FramesArray, normalise
 from vjepa2.runtime.parity import GATES
 from vjepa2.runtime.parity_run import ParityRequest, run_parity
-from vjepa2.spec import ClipSpec, ModelSpec
+from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, ModelSpec
 
 CLIP = ClipSpec(frames=4, height=32, width=48)
 SPEC = ModelSpec(name="tiny", family="vjepa2", dim=96, depth=2, heads=4, mlp_dim=96, clip=CLIP)
@@ -212,6 +214,76 @@ def test_version_21_goes_the_same_way(head: str, tmp_path: Path) -> None:
         assert bundle.manifest.outputs[1].shape == (1, 5, 192)
 
 
+@pytest.mark.parametrize(("spec", "version"), [(SPEC, "2"), (NEW, "2.1")], ids=["2", "2.1"])
+def test_an_encoder_of_the_context_alone_is_the_one_written_from_the_specification(
+    spec: ModelSpec, version: str, tmp_path: Path
+) -> None:
+    """In every backend, for any batch; and what it predicts does not know the rest of the clip."""
+    options = {"context_only": True, "batch": "dynamic", "predictor": NEW_PREDICTOR if spec.levels else PREDICTOR}
+    bundle = export_bundle(request_for("predictor", spec, **options), tmp_path / "bundle").bundle
+    assert bundle.manifest.parts.context_only
+    assert [info.shape[1:] for info in bundle.manifest.outputs] == [(7, 96), (5, 192 if spec.levels else 96)]
+    for name in (PORTABLE, ONNXRUNTIME):
+        used = {node.op_type for node in onnx.load(bundle.path / name, load_external_data=False).graph.node}
+        assert not used & {"TopK", "Unique", "NonZero", "ArgMax", "Where"}
+    reference = Reference.load(bundle)
+    clips, (context, target) = normalise(reference.frames_BTHWC, RGB_MEAN, RGB_STD), reference.inputs.values()
+    encoder_state = state_of(load_encoder("random", model=spec))
+    predictor_state = state_of(load_predictor("random", model=options["predictor"], clip=CLIP))
+    levels = numpy_family.encoder(
+        encoder_state,
+        clips.astype(float),
+        heads=4,
+        version=version,
+        layers=[0, 1] if spec.levels else [1],
+        ids_BK=context,
+    )
+    given = np.concatenate(levels, axis=-1)
+    must, _ = numpy_family.predictor(predictor_state, given, context, target, heads=4, grid=(2, 3), version=version)
+    for name in usable_backends():
+        with open_backend(bundle, name) as backend:
+            assert check_parity(reference, backend, GATES["fp32"]).passed, name
+            got = backend.run(reference.frames_BTHWC, ("tokens", "predicted"), reference.inputs).by_name()
+            first = {"context_ids": np.array([[5, 3, 0, 1, 4, 2, 6]]), "target_ids": target[:1]}
+            changed = reference.frames_BTHWC[:1].copy()
+            changed[:, 2:, :, 16:] = 255 - changed[:, 2:, :, 16:]  # tokens 7, 8, 10 and 11
+            seen, unseen = (
+                backend.run(frames, ("predicted",), first).by_name()["predicted"]
+                for frames in (reference.frames_BTHWC[:1], changed)
+            )
+        np.testing.assert_allclose(got["tokens"], levels[-1], atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(got["predicted"], must, atol=2e-4, err_msg=name)
+        np.testing.assert_array_equal(seen, unseen, err_msg=name)
+
+
+def test_a_gate_tells_the_context_alone_from_the_whole_clip(bundles: Callable[[str], Bundle], tmp_path: Path) -> None:
+    alone = export_bundle(request_for("predictor", context_only=True), tmp_path / "bundle").bundle
+    whole, reference = bundles("predictor"), Reference.load(alone)
+    with open_backend(whole, "onnxruntime") as backend:
+        got = backend.run(reference.frames_BTHWC[:1], ("predicted",), extras_of(alone, 1)).predicted_BLD
+    must = reference.outputs.predicted_BLD
+    assert got is not None
+    assert must is not None
+    assert np.abs(got - must[:1]).max() > 1e-2
+
+
+def test_the_side_of_a_predictor_of_version_21_is_an_option(tmp_path: Path) -> None:
+    plain, sided = (load_predictor("random", model=NEW_PREDICTOR, clip=CLIP, side=side, seed=3) for side in (None, 16))
+    assert (plain.spec.side, sided.spec.side) == (None, 16)
+    ids, tokens = torch.arange(TOKENS)[None], torch.randn(1, 7, 192, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        first, second = (module.predict(tokens, ids[:, :7], ids[:, 7:]) for module in (plain, sided))
+    assert (first - second).abs().max() > 1e-2
+    request = request_for("predictor", NEW, predictor=NEW_PREDICTOR, predictor_side=16)
+    manifest = export_bundle(request, tmp_path / "bundle").bundle.manifest
+    assert manifest.parts.predictor is not None
+    assert manifest.parts.predictor.side == 16
+    with pytest.raises(CheckpointError, match=r"side is 16; only V-JEPA 2.1's positions are rescaled: leave it out"):
+        load_predictor("random", model=PREDICTOR, clip=CLIP, side=16)
+    with pytest.raises(SpecError, match="side is 0; it must be at least 1"):
+        replace(NEW_PREDICTOR, side=0)
+
+
 def test_the_predictor_takes_all_tokens_if_nothing_else_is_said(tmp_path: Path) -> None:
     bundle = export_bundle(request_for("predictor", context=None, targets=None), tmp_path / "bundle").bundle
     assert [info.shape for info in bundle.manifest.inputs[1:]] == [(1, TOKENS), (1, TOKENS)]
@@ -278,6 +350,8 @@ def test_inputs_that_a_head_does_not_take_are_refused(bundles: Callable[[str], B
         ("classifier", {"classes": None, "pooling": None}, "random weights need to know how many classes"),
         ("anticipation", {"classes": 5}, "classes are 5; this head needs 3"),
         ("predictor", {"ahead": 8}, "ahead is not of the head predictor; leave it out, or export anticipation"),
+        ("tokens", {"context_only": True}, "context_only is not of the head tokens; leave it out, or export predictor"),
+        ("tokens", {"predictor_side": 16}, "predictor_side is not of the head tokens; leave it out"),
         ("embedding", {"segments": 2}, "segments is not of the head embedding; leave it out, or export classifier"),
         ("classifier", {"segments": 2, "pooling": None}, "segments is 2; an image classifier looks at one clip"),
         ("classifier", {"encoder": "somewhere.pt"}, "random brings its own encoder; only a probe's .pt file needs"),

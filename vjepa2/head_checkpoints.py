@@ -30,12 +30,14 @@ def load_predictor(
     *,
     model: str | PredictorSpec | None = None,
     clip: ClipSpec | None = None,
+    side: int | None = None,
     revision: str | None = None,
     seed: int | None = None,
 ) -> Predictor:
     """A masked predictor in evaluation mode for tokens of clips of shape `clip`, or of the trained shape.
 
-    `source` is what `load_encoder` takes; a Meta `.pt` file and "random" need `model`.
+    `source` is what `load_encoder` takes; a Meta `.pt` file and "random" need `model`. `side` rescales V-JEPA 2.1's
+    rows and columns as the encoder's are with 16, which its training did; None is as its makers publish it: not.
     """
     folder = _find_folder(source, revision)
     release = _release_of(source, model)
@@ -45,6 +47,10 @@ def load_predictor(
     clip = clip or (release.spec.clip if release else None)
     if not spec or not clip:
         raise CheckpointError(f"{source} does not say which predictor it is; give model, or model and clip")
+    if side is not None:
+        if spec.positions != "interleaved":
+            raise CheckpointError(f"side is {side}; only V-JEPA 2.1's positions are rescaled: leave it out")
+        spec = replace(spec, side=side)
     with torch.device("meta"):
         predictor = Predictor(spec, clip)
     fill_part(predictor, PartPlace(source, folder, "predictor", ("predictor.",)), seed)

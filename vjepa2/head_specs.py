@@ -27,6 +27,8 @@ class PredictorSpec:
     def __post_init__(self) -> None:
         """Raise `SpecError` for counts below one and heads that do not divide the width."""
         _check(self, "encoder_dim", "dim", "depth", "heads", "mlp_dim", "mask_tokens", "levels")
+        if self.side is not None and self.side < 1:
+            raise SpecError(f"side is {self.side}; it must be at least 1")
 
     @property
     def predicted_dim(self) -> int:
@@ -101,6 +103,7 @@ class HeadParts:
     predictor: PredictorSpec | None = None
     action: ActionSpec | None = None
     clip: ClipSpec | None = None  # of the predictor: it may see further than the encoder
+    context_only: bool = False  # whether the encoder before a masked predictor sees the context's tokens alone
     ahead: int | None = None  # frames from the end of the clip to what is anticipated
 
 

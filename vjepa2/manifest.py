@@ -10,7 +10,7 @@ from vjepa2.head_specs import HeadParts
 from vjepa2.schema import read_record
 from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, Head, ModelSpec
 
-SCHEMA = 3
+SCHEMA = 4
 MAX_BYTES = 4 * 2**20
 
 GraphInput = Literal["frames", "pixel_values_videos"]
