@@ -10,9 +10,9 @@ from torch import Tensor
 from vjepa2 import __version__
 from vjepa2.bundle import WEIGHTS
 from vjepa2.checkpoints import Request
-from vjepa2.head_checkpoints import ProbeOf
+from vjepa2.head_checkpoints import ProbeOf, read_evaluation
 from vjepa2.head_parts import describe_parts
-from vjepa2.head_specs import ActionSpec, PredictorSpec
+from vjepa2.head_specs import ActionSpec, HeadParts, PredictorSpec
 from vjepa2.headed import Headed, count_frames, head_of
 from vjepa2.heads import ImageHead
 from vjepa2.manifest import (
@@ -101,7 +101,7 @@ def describe_export(
         model=encoder.spec,
         clip=encoder.clip,
         head=head_of(model),
-        parts=describe_parts(model),
+        parts=_with_evaluation(describe_parts(model), request),
         classes=shapes["logits"][-1] if "logits" in shapes else None,
         labels=labels,
         batch=request.batch,
@@ -117,6 +117,15 @@ def describe_export(
         tools={"vjepa2-edge": __version__} | {name: version for name in _TOOLS if (version := _version(name))},
         files={},
     )
+
+
+def _with_evaluation(parts: HeadParts, request: ExportRequest) -> HeadParts:
+    """The parts, and of a released probe in how many views and how far apart its makers took the frames."""
+    known = read_evaluation(request.weights.source, request.weights.model)
+    if parts.probe is None or known is None:
+        return parts
+    step, rate = known.frame_step, known.frames_per_second
+    return replace(parts, probe=replace(parts.probe, views=known.views, frame_step=step, frames_per_second=rate))
 
 
 def _describe_input(model: Headed, request: ExportRequest) -> TensorInfo:

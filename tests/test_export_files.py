@@ -49,7 +49,7 @@ ROWS = {
         spec=replace(SPEC, name="tiny-dive"),
         base="tiny",
         keys=("classifiers",),
-        probe=ProbeSpec(classes=(5,), layers=LAYERS, segments=2, views=3),
+        probe=ProbeSpec(classes=(5,), layers=LAYERS, segments=2, views=3, frame_step=2),
     ),
 }
 
@@ -244,6 +244,43 @@ def test_segments_and_layers_are_in_the_graph_and_views_are_averaged_over_it(
         (result,), (centre,) = engine.classify(video, views=3), engine.classify(video)
     assert shown[1:] == [f"{label} {score:.4f}" for label, score in zip(result.labels, result.scores, strict=True)]
     assert result != centre
+
+
+def test_a_probe_is_scored_as_its_makers_did(
+    dived: VideoClassifier,
+    tmp_path: Path,
+    write_video: Callable[..., Path],
+    scene: FramesArray,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two halves of a video, the start of each, four frames over eight: the numbers are those of the loader."""
+    bundle = Bundle.open(tmp_path / "bundle")
+    probe = bundle.manifest.parts.probe
+    assert probe is not None
+    assert (probe.segments, probe.views, probe.frame_step) == (2, 3, 2)
+    video = generate_scene(24, 32, 69, seed=1)
+    chosen = np.array([[0, 2, 5, 7], [12, 14, 17, 19]])
+    views = [video[chosen][:, :, :, left : left + 48] for left in (0, 10, 20)]
+    clips = clips_of(np.array(views).reshape(-1, 4, 32, 48, 3)).reshape(1, 3, 2, 4, 3, 32, 48)
+    with torch.inference_mode():
+        must = dived.score(clips).numpy()[0]
+    with EmbeddingEngine.open(bundle.path, "onnxruntime") as engine:
+        (result,) = engine.classify(video, sampling="joined:2", views=3)
+        (evenly,) = engine.classify(video, views=3)
+    assert result.labels == tuple(map(str, np.argsort(-must)))
+    np.testing.assert_allclose(result.scores, np.sort(must)[::-1], atol=1e-5)
+    assert np.abs(np.array(evenly.scores) - result.scores).max() > 1e-3
+    file = write_video(scene)
+    run_verb("classify", bundle.path, file, "--views", 3)
+    note = "its makers evaluated it with --sampling joined:2 --views 3, and not with uniform and 3"
+    assert note in " ".join(capsys.readouterr().err.split())
+    run_verb("classify", bundle.path, file, "--views", 3, "--sampling", "joined:2")
+    shown = capsys.readouterr()
+    assert "its makers evaluated" not in " ".join(shown.err.split())
+    with EmbeddingEngine.open(bundle.path) as engine:
+        (result,) = engine.classify(file, views=3, sampling="joined:2")
+    pairs = zip(result.labels, result.scores, strict=True)
+    assert shown.out.strip().split("\t")[1:] == [f"{label} {score:.4f}" for label, score in pairs]
 
 
 def test_a_cut_encoder_takes_a_random_probe_of_its_row(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from vjepa2.action_predictor import ActionPredictor
 from vjepa2.anticipation import AHEAD, ActionAnticipation
 from vjepa2.checkpoint_files import fetch_repository
-from vjepa2.checkpoints import RANDOM, find_repository, load_encoder
+from vjepa2.checkpoints import HARD, RANDOM, find_repository, load_encoder
 from vjepa2.encoder import Encoder
 from vjepa2.errors import CheckpointError
 from vjepa2.folder_model import read_config, read_model, read_predictor
@@ -157,6 +157,12 @@ def read_labels(source: str | Path, revision: str | None, classes: int) -> tuple
     if not isinstance(table, dict) or set(table) != {str(number) for number in range(classes)}:
         return None
     return tuple(str(table[str(number)]) for number in range(classes))
+
+
+def read_evaluation(source: str | Path, model: object) -> ProbeSpec | None:
+    """How a released probe was evaluated, as its row of the table says; None of random weights and of other probes."""
+    release = None if str(source) in (RANDOM, HARD) else _release_of(source, model)
+    return release.probe if release else None
 
 
 def _find_folder(source: str | Path, revision: str | None) -> Path | None:

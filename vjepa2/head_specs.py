@@ -79,7 +79,7 @@ class ProbeSpec:
     heads: int = 16  # of every released probe, on ViT-g too, whose encoder has 22
     eps: float = 1e-5
     layers: tuple[int, ...] = ()  # encoder blocks whose tokens it takes; (): the last alone
-    segments: int = 1  # clips of a video whose tokens are concatenated
+    segments: int = 1  # clips of a video whose tokens are concatenated; of a bundle, what its graph takes
     views: int = 1  # crops of a video whose scores are averaged
     frame_step: int | None = None  # frames of the video from one to the next of a clip
     frames_per_second: int | None = None  # or how many there are in a second
