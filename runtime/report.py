@@ -12,7 +12,8 @@ from .canaries import NAMES
 from .evidence import Evidence
 from .latency_report import SCENES
 from .parity_report import CandidateRow, ParityReport
-from .report_plots import plot_limits, plot_ratios, plot_times, plot_tokens
+from .report_plots import plot_limits, plot_ratios, plot_times
+from .report_tokens import plot_tokens
 
 PAGE = "report.html.j2"
 RANDOM = ("random", "hard")  # names of weights that nothing was learnt with

@@ -25,7 +25,7 @@ from vjepa2.runtime.latency_stats import Ratio
 from vjepa2.runtime.parity_report import TokenMap, keep_report
 from vjepa2.runtime.parity_run import ParityRequest, run_parity
 from vjepa2.runtime.report_compare import compare_evidence
-from vjepa2.runtime.report_plots import plot_tokens
+from vjepa2.runtime.report_tokens import plot_tokens
 
 pytest.importorskip("jinja2")
 from vjepa2.runtime.report import list_verdicts, render_page
@@ -202,6 +202,43 @@ def test_a_map_shows_where_tokens_are_lost() -> None:
     paths = {part.split('fill="')[1].partition('"')[0] for part in drawn.split("<path ")[1:]}
     assert {"#dc2626", "#000", "#fff"} < paths
     assert "#dc2626" not in plot_tokens(tokens)
+
+
+def test_a_map_tells_its_worst_tokens_without_colour() -> None:
+    steps = (((1e-9, 1e-3), (2e-8, 1e-9)), ((1e-9, 4e-8), (3e-8, 1e-9)))
+    drawn = plot_tokens(TokenMap(clip="a", frames=4, distances_THW=steps, quiet=(1,)))
+    assert "<title>row 1, column 0: 2.0e-08</title>" in drawn, "the quiet one does not count"
+    assert "<title>row 0, column 1: 4.0e-08</title>" in drawn
+    assert drawn.count('font-weight="bold"') == 1
+    assert 'font-weight="bold">4.0e-08</text>' in drawn
+    lost = plot_tokens(TokenMap(clip="a", frames=4, distances_THW=(((math.nan,),), ((1.0,),)), quiet=(1,)))
+    assert 'font-weight="bold">no number</text>' in lost
+    assert ">none counts</text>" in lost
+
+
+def test_a_map_lies_beneath_its_frames_or_says_that_they_are_not_there(evidence: Evidence) -> None:
+    assert evidence.parity is not None
+    row = evidence.parity.candidates[0]
+    assert row.worst_map is not None
+    page = Page(render_page(evidence))
+    assert [target for target in page.fetched if "png" in target] == list(row.worst_map.pictures)
+    assert len(row.worst_map.pictures) == 2
+    bare = replace(row, worst_map=replace(row.worst_map, pictures=()))
+    text = render_page(replace(evidence, parity=replace(evidence.parity, candidates=(bare,))))
+    assert "data:image/png" not in text
+    assert "the frames are not in this report" in text
+
+
+def test_a_report_from_before_there_were_pictures_is_a_page_still(measured: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(measured, tmp_path / "bundle"))
+    file = folder / FILES["parity"]
+    record = json.loads(file.read_text())
+    assert record["candidates"][0]["worst_map"].pop("pictures")
+    file.write_text(json.dumps(record))
+    assert call("report", folder) == 0
+    record["candidates"][0]["worst_map"]["pictures"] = ["http://x/y.png", "data:image/png;base64,AAAA"]
+    file.write_text(json.dumps(record))
+    assert call("report", folder) == 2
 
 
 def test_figures_of_another_bundle_are_called_so(measured: Path, tmp_path: Path) -> None:
