@@ -11,7 +11,7 @@ from vjepa2.extras import import_with_extra
 from vjepa2.odd_numbers import spell_numbers
 from vjepa2.outputs import write_json
 
-from .evidence import Evidence, gather_evidence, list_missing, read_evidence, write_evidence
+from .evidence import Evidence, describe_evidence, gather_evidence, list_missing, read_evidence, write_evidence
 from .report_compare import compare_evidence, describe_comparison
 
 _FILE = Path("reports") / "report.html"  # in the bundle
@@ -28,22 +28,32 @@ _FILE = Path("reports") / "report.html"  # in the bundle
     metavar="OLD NEW",
     help="Instead of a page: hold what --json wrote of NEW to what it wrote of OLD.",
 )
+@click.option("--schema", is_flag=True, help="Instead of a page: print the JSON Schema of what --json writes.")
 def report_command(
-    path: Path | None, output: Path | None, json_file: str | None, compare: tuple[Path, Path] | None
+    path: Path | None, output: Path | None, json_file: str | None, compare: tuple[Path, Path] | None, schema: bool
 ) -> int:
     """Write one page of what is known of BUNDLE, from its manifest and the reports that lie in it.
 
     What was not measured is named with the command that measures it. With --compare the exit status is 1 if anything
     that was proved no longer is, or takes more than 5 % more time or memory.
     """
-    if (path is None) == (compare is None):
-        raise click.UsageError("give a BUNDLE, or --compare OLD NEW")
+    if [path is not None, compare is not None, schema].count(True) != 1:
+        raise click.UsageError("give a BUNDLE, or --compare OLD NEW, or --schema")
+    if schema:
+        return _print_schema(output, json_file)
     if compare is not None:
         if output is not None:
             raise click.UsageError("--compare writes no page; leave -o out, --json is the comparison")
         return _compare(*compare, json_file)
     assert path is not None
     _write(Bundle.open(path), output, json_file)
+    return 0
+
+
+def _print_schema(output: Path | None, json_file: str | None) -> int:
+    if output is not None or json_file is not None:
+        raise click.UsageError("--schema is printed; leave -o and --json out")
+    write_json("-", describe_evidence())
     return 0
 
 
