@@ -12,7 +12,7 @@ from .canaries import NAMES
 from .evidence import Evidence
 from .latency_report import SCENES
 from .parity_report import CandidateRow, ParityReport
-from .report_plots import plot_limits, plot_ratios, plot_times
+from .report_plots import choose_form, plot_limits, plot_ratios, plot_times
 from .report_tokens import plot_tokens
 
 PAGE = "report.html.j2"
@@ -34,7 +34,7 @@ def render_page(evidence: Evidence) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rooms.filters |= {"figure": show_figure, "bytes": show_bytes}
+    rooms.filters |= {"figure": show_figure, "digits": show_digits, "bytes": show_bytes}
     latency, drift = evidence.latency, evidence.drift
     plots = {} if latency is None else {
         "compute": plot_times(latency, "compute"),
@@ -81,6 +81,11 @@ def show_figure(value: float | None, form: str = ".7f") -> str:
     if value is None:
         return "-"
     return "no number" if math.isnan(value) else format(value, form)
+
+
+def show_digits(value: float | None) -> str:
+    """A number with four digits, or what it is instead."""
+    return show_figure(value, ".4g" if value is None else choose_form(value))
 
 
 def show_bytes(size: int | None) -> str:

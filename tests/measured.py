@@ -1,6 +1,7 @@
 """A bundle in which every report lies that a page of evidence is made of."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.fake_timing import Behaviour, bench
 from vjepa2.bundle import Bundle
 from vjepa2.cli import main
 from vjepa2.runtime.bench_cli import write_latency
-from vjepa2.runtime.evidence import FILES
+from vjepa2.runtime.evidence import FILES, Evidence
 from vjepa2.runtime.parity_report import keep_report
 from vjepa2.runtime.parity_run import ParityRequest, run_parity
 
@@ -35,3 +36,24 @@ def measure_everything(exported: Path, folder: Path) -> Path:
         assert call("inspect", folder, "--json", folder / FILES["lint"]) == 0
         assert call("drift", folder, "--islands", "none", "--json", folder / FILES["drift"]) == 0
     return folder
+
+
+def name_everything(evidence: Evidence, words: str) -> Evidence:
+    """The same with `words` wherever a bundle or a report may say what it likes."""
+    assert evidence.parity is not None
+    assert evidence.latency is not None
+    row = replace(evidence.parity.candidates[0], name=words, said=(words,))
+    assert row.worst_map is not None
+    row = replace(row, worst_map=replace(row.worst_map, clip=words))
+    subject = evidence.subject
+    return replace(
+        evidence,
+        subject=replace(
+            subject, name=words, labels=(words, "dog"), model=replace(subject.model, name=words),
+            source=replace(subject.source, name=words, warning=words),
+        ),
+        parity=replace(evidence.parity, candidates=(row,), invalid=(words,), command=words),
+        latency=replace(evidence.latency, rows=tuple(replace(each, backend=words) for each in evidence.latency.rows)),
+        drift=None if evidence.drift is None else replace(evidence.drift, plot=f"<svg>{words}</svg>"),
+        commands=dict.fromkeys(evidence.commands, words),
+    )  # fmt: skip

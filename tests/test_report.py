@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PREBUILT
-from tests.measured import call
+from tests.measured import call, name_everything
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BundleError
 from vjepa2.runtime.bench_cli import write_latency
@@ -26,7 +26,7 @@ from vjepa2.runtime.report_compare import compare_evidence
 from vjepa2.runtime.report_tokens import plot_tokens
 
 pytest.importorskip("jinja2")
-from vjepa2.runtime.report import list_verdicts, render_page
+from vjepa2.runtime.report import list_verdicts, render_page, show_digits
 
 VOID = {"meta", "link", "br", "img"}
 EVIL = "<script>alert(1)</script>"
@@ -119,27 +119,18 @@ def test_what_was_not_measured_is_told_with_its_command(bundle_copy: Path, capsy
 
 
 def test_words_of_a_bundle_are_words_on_the_page(evidence: Evidence) -> None:
-    assert evidence.parity is not None
-    assert evidence.latency is not None
-    row = replace(evidence.parity.candidates[0], name=EVIL, said=(EVIL,))
-    assert row.worst_map is not None
-    row = replace(row, worst_map=replace(row.worst_map, clip=EVIL))
-    subject = evidence.subject
-    spoilt = replace(
-        evidence,
-        subject=replace(
-            subject, name=EVIL, labels=(EVIL, "dog"), model=replace(subject.model, name=EVIL),
-            source=replace(subject.source, name=EVIL, warning=EVIL),
-        ),
-        parity=replace(evidence.parity, candidates=(row,), invalid=(EVIL,), command=EVIL),
-        latency=replace(evidence.latency, rows=tuple(replace(each, backend=EVIL) for each in evidence.latency.rows)),
-        drift=None if evidence.drift is None else replace(evidence.drift, plot=f"<svg>{EVIL}</svg>"),
-        commands=dict.fromkeys(evidence.commands, EVIL),
-    )  # fmt: skip
-    text = render_page(spoilt)
+    text = render_page(name_everything(evidence, EVIL))
     assert EVIL not in text
     assert text.count("&lt;script&gt;") > 10
     assert "script" not in Page(text).tags
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(12058.4, "12,058"), (1000.0, "1,000"), (13.454, "13.45"), (None, "-"), (math.nan, "no number")],
+)
+def test_times_have_four_digits_and_no_power_of_ten(value: float | None, words: str) -> None:
+    assert show_digits(value) == words
 
 
 def test_nan_is_told_and_drawn_and_never_passes(evidence: Evidence, tmp_path: Path) -> None:
