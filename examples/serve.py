@@ -112,7 +112,7 @@ def take_frames(frames: Frames, behind: memoryview) -> FramesArray:
 
 def answer_with(asked: InferRequest, name: str, rows_BD: FloatArray) -> Response:
     """The embeddings as they are wanted."""
-    output = {"name": "embedding", "datatype": "FP32", "shape": rows_BD.shape}
+    output: dict[str, Any] = {"name": "embedding", "datatype": "FP32", "shape": rows_BD.shape}
     record = {"model_name": name, "id": asked.id, "outputs": [output]}
     if not asked.wants_bytes:
         output["data"] = rows_BD.ravel().tolist()

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vjepa2.errors import BundleError
+from vjepa2.engine_manifest import DataTypeName, EngineManifest, EngineTensor
+from vjepa2.errors import BundleError, EngineError
 from vjepa2.manifest import Manifest, TensorInfo
 
 from .triton_text import Field, Message, Word, write_message
@@ -13,7 +14,18 @@ Device = Literal["cpu", "gpu"]
 LABELS = "labels.txt"  # beside the config
 VERSION = 1
 
+# of a graph's tensors, and of a plan's, where TensorRT before 10 has other ones
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "int64": "TYPE_INT64"}
+_PLAN_TYPES: dict[DataTypeName, str] = {
+    "FLOAT": "TYPE_FP32",
+    "HALF": "TYPE_FP16",
+    "BF16": "TYPE_BF16",
+    "INT8": "TYPE_INT8",
+    "UINT8": "TYPE_UINT8",
+    "INT32": "TYPE_INT32",
+    "INT64": "TYPE_INT64",
+    "BOOL": "TYPE_BOOL",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,22 +40,35 @@ class ServeOptions:
     deadline_s: float = 30.0  # of a request that was not begun; then it is rejected
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tensor:
+    """An input or output in Triton's words."""
+
+    name: str
+    type: str
+    shape: tuple[int | str, ...]  # the first side counts clips
+
+
 def write_onnx_config(name: str, manifest: Manifest, options: ServeOptions) -> str:
     """Of `onnxruntime.onnx`: its pooled outputs, or `tokens` where it has no other; in float32 on a GPU, not tf32."""
     pooled = tuple(info for info in manifest.outputs if info.name != "tokens") or manifest.outputs
+    inputs, outputs = [_of_graph(info) for info in manifest.inputs], [_of_graph(info) for info in pooled]
     batch = options.max_batch if manifest.batch == "dynamic" else 0
-    head: list[Field] = [("name", name), ("backend", "onnxruntime")]
-    message = [*head, *_describe(manifest, pooled, batch, options, options.device)]
+    message: list[Field] = [("name", name), ("backend", "onnxruntime")]
+    message += _describe(inputs, outputs, batch, options, options.device, write_labels(manifest) is not None)
     if options.device == "gpu":
         message.append(("optimization", _without_tf32()))
     return write_message(message)
 
 
-def write_plan_config(name: str, manifest: Manifest, max_batch: int, options: ServeOptions) -> str:
-    """Of a TensorRT plan, built for up to `max_batch` clips: every output, which Triton's backend for it insists on."""
-    batch = max_batch if manifest.batch == "dynamic" else 0
-    head: list[Field] = [("name", name), ("backend", "tensorrt"), ("platform", "tensorrt_plan")]
-    return write_message([*head, *_describe(manifest, manifest.outputs, batch, options, "gpu")])
+def write_plan_config(name: str, manifest: Manifest, engine: EngineManifest, options: ServeOptions) -> str:
+    """Of a TensorRT plan: every output, which Triton's backend for it insists on, and batches as it was built for."""
+    inputs = [_of_plan(tensor) for tensor in engine.io if tensor.mode == "input"]
+    outputs = [_of_plan(tensor) for tensor in engine.io if tensor.mode == "output"]
+    batch = engine.max_batch if manifest.batch == "dynamic" else 0
+    message: list[Field] = [("name", name), ("backend", "tensorrt"), ("platform", "tensorrt_plan")]
+    message += _describe(inputs, outputs, batch, options, "gpu", write_labels(manifest) is not None)
+    return write_message(message)
 
 
 def write_labels(manifest: Manifest) -> str | None:
@@ -56,33 +81,46 @@ def write_labels(manifest: Manifest) -> str | None:
     return "".join(f"{label}\n" for label in manifest.labels)
 
 
+def _of_graph(info: TensorInfo) -> _Tensor:
+    return _Tensor(name=info.name, type=_TYPES[info.dtype], shape=info.shape)
+
+
+def _of_plan(tensor: EngineTensor) -> _Tensor:
+    if tensor.dtype not in _PLAN_TYPES:
+        raise EngineError(f"the plan's {tensor.name} is {tensor.dtype}; Triton has {', '.join(_PLAN_TYPES)}")
+    return _Tensor(name=tensor.name, type=_PLAN_TYPES[tensor.dtype], shape=tensor.shape)
+
+
 def _describe(
-    manifest: Manifest, outputs: Sequence[TensorInfo], batch: int, options: ServeOptions, device: Device
+    inputs: Sequence[_Tensor],
+    outputs: Sequence[_Tensor],
+    batch: int,
+    options: ServeOptions,
+    device: Device,
+    has_labels: bool,
 ) -> Message:
     """All but name and backend; `batch` is 0 where the graph's is fixed, and a request then one call."""
-    has_labels = write_labels(manifest) is not None
     return [
         ("max_batch_size", batch),
-        *(("input", _describe_tensor(info, batch)) for info in manifest.inputs),
+        *(("input", _describe_tensor(tensor, batch)) for tensor in inputs),
         *(
-            ("output", [*_describe_tensor(info, batch), *_name_labels(has_labels and info.name == "logits")])
-            for info in outputs
+            ("output", [*_describe_tensor(tensor, batch), *_name_labels(has_labels and tensor.name == "logits")])
+            for tensor in outputs
         ),
         ("version_policy", [("specific", [("versions", (VERSION,))])]),
         ("instance_group", [("count", options.instances), ("kind", Word(f"KIND_{device.upper()}"))]),
         ("dynamic_batching", _describe_queue(options)),
-        *(("model_warmup", _describe_warm_up(manifest, clips, batch)) for clips in sorted({1, batch or 1})),
+        *(("model_warmup", _describe_warm_up(inputs, clips, batch)) for clips in sorted({1, batch or 1})),
     ]
 
 
-def _describe_tensor(info: TensorInfo, batch: int) -> list[Field]:
-    return [("name", info.name), ("data_type", Word(_TYPES[info.dtype])), ("dims", _sides(info, batch))]
+def _describe_tensor(tensor: _Tensor, batch: int) -> list[Field]:
+    return [("name", tensor.name), ("data_type", Word(tensor.type)), ("dims", _sides(tensor, batch))]
 
 
-def _sides(info: TensorInfo, batch: int) -> tuple[int, ...]:
+def _sides(tensor: _Tensor, batch: int) -> tuple[int, ...]:
     """Without the clips where Triton counts them, with them where the graph's number is fixed."""
-    sides = info.shape[1:] if batch else info.shape
-    assert all(isinstance(side, int) for side in sides)
+    sides = tensor.shape[1:] if batch else tensor.shape
     return tuple(int(side) for side in sides)
 
 
@@ -104,14 +142,14 @@ def _describe_queue(options: ServeOptions) -> list[Field]:
     ]
 
 
-def _describe_warm_up(manifest: Manifest, clips: int, batch: int) -> list[Field]:
+def _describe_warm_up(inputs: Sequence[_Tensor], clips: int, batch: int) -> list[Field]:
     """A call before the model is ready: noise for pixels; zeros for the rest, where noise is no token's number."""
-    inputs: list[Field] = []
-    for info in manifest.inputs:
-        filled = "random_data" if info.dtype == "uint8" else "zero_data"
-        data: list[Field] = [*_describe_tensor(info, batch)[1:], (filled, True)]
-        inputs.append(("inputs", [("key", info.name), ("value", data)]))
-    return [("name", f"{clips} clip{'s' * (clips > 1)}"), ("batch_size", clips), *inputs]
+    samples: list[Field] = []
+    for tensor in inputs:
+        filled = "random_data" if tensor.type == "TYPE_UINT8" else "zero_data"
+        data: list[Field] = [*_describe_tensor(tensor, batch)[1:], (filled, True)]
+        samples.append(("inputs", [("key", tensor.name), ("value", data)]))
+    return [("name", f"{clips} clip{'s' * (clips > 1)}"), ("batch_size", clips), *samples]
 
 
 def _without_tf32() -> list[Field]:

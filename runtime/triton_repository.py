@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from vjepa2.bundle import ONNXRUNTIME, Bundle
 from vjepa2.engine_folder import Engine, list_engines, open_engine
@@ -35,6 +36,7 @@ ONNX = "onnx"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _BLOCK = 1 << 20
+_MODE, _MODE_RUN = 0o644, 0o755  # whoever can write a plan or a script runs what he likes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ def write_repository(bundle: Bundle, target: Path, *, name: str | None = None, o
                 _write_onnx(draft / ONNX / model, bundle, options)
             for engine, described in engines.items():
                 _write_plan(draft / engine / model, bundle, described, options)
-            _write_file(draft / START, write_start(repositories).encode(), mode=0o777)
+            _write_file(draft / START, write_start(repositories).encode(), mode=_MODE_RUN)
             _seal(draft, bundle, model, repositories)
     except OSError as error:
         raise BundleError(explain(place, error)) from error
@@ -193,14 +195,15 @@ def _write_onnx(folder: Path, bundle: Bundle, options: ServeOptions) -> None:
 
 def _write_plan(folder: Path, bundle: Bundle, described: EngineManifest, options: ServeOptions) -> None:
     engine: Engine = open_engine(bundle, described.machine)  # hashes the plan in memory
-    config = write_plan_config(folder.name, bundle.manifest, engine.manifest.max_batch, options)
+    config = write_plan_config(folder.name, bundle.manifest, engine.manifest, options)
     _write_file(_start_model(folder, bundle.manifest, config) / "model.plan", engine.plan)
 
 
 def _start_model(folder: Path, manifest: Manifest, config: str) -> Path:
     """A model's folder with all but what is computed; the folder for that."""
     version = folder / str(VERSION)
-    version.mkdir(parents=True)
+    for place in (folder.parent, folder, version):
+        place.mkdir(mode=_MODE_RUN)
     _write_file(folder / "config.pbtxt", config.encode())
     labels = write_labels(manifest)
     if labels is not None:
@@ -211,7 +214,7 @@ def _start_model(folder: Path, manifest: Manifest, config: str) -> Path:
 def _copy(bundle: Bundle, name: str, target: Path) -> None:
     """Copy a file of the bundle, hashing what is written: it may be changed since it was opened."""
     digest = hashlib.sha256()
-    with (bundle.path / name).open("rb") as source, target.open("xb") as stream:
+    with (bundle.path / name).open("rb") as source, _create(target, _MODE) as stream:
         while block := source.read(_BLOCK):
             digest.update(block)
             stream.write(block)
@@ -223,9 +226,13 @@ def _check_hash(bundle: Bundle, name: str, sha256: str) -> None:
         raise BundleError(f"{bundle.path / name} was changed while it was copied (sha256 differs); export again")
 
 
-def _write_file(file: Path, data: bytes, *, mode: int = 0o666) -> None:
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:  # less the umask
+def _write_file(file: Path, data: bytes, *, mode: int = _MODE) -> None:
+    with _create(file, mode) as stream:
         stream.write(data)
+
+
+def _create(file: Path, mode: int) -> BinaryIO:
+    return os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
 
 
 def _seal(draft: Path, bundle: Bundle, model: str, repositories: tuple[str, ...]) -> None:

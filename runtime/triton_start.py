@@ -7,7 +7,8 @@ START = "start.sh"
 _SCRIPT = r"""#!/bin/sh
 # Serve a repository beside this script, to this machine alone: ./start.sh NAME [flags of tritonserver]
 # NAME is one of: {names}
-# There is no TLS and no password: put a proxy before it, and keep others from writing here.
+# There is no TLS and no password: put a proxy before it, and keep others from writing here. A container needs the
+# machine's network: docker run --network host.
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 name=${{1-{default}}}
@@ -20,7 +21,8 @@ if [ "$(id -u)" -eq 0 ]; then
   echo 'start.sh: Triton needs no root; start it as another user (docker run --user 1000)' >&2
   exit 2
 fi
-# what no client needs answers to a key that nobody knows: shared memory, loading and unloading, traces, logs
+# What no client needs (shared memory, loading and unloading, traces, logs) wants a key that is told to nobody; users of
+# this machine can read it among its processes.
 key=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 closed=shared-memory,model-repository,trace,logging:key=$key
 unset AIP_MODE  # would open Vertex AI's port

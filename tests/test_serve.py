@@ -149,7 +149,7 @@ def test_what_is_no_request_is_refused(body: str, client: TestClient, model: str
 
 def ask_in_bytes(frames_BTHWC: FramesArray, **more: Any) -> tuple[bytes, dict[str, str]]:
     """A request as the binary data extension has it: JSON, and frames behind it; with its headers."""
-    frames = {"name": "frames", "datatype": "UINT8", "shape": list(frames_BTHWC.shape)}
+    frames: dict[str, Any] = {"name": "frames", "datatype": "UINT8", "shape": list(frames_BTHWC.shape)}
     frames["parameters"] = {"binary_data_size": frames_BTHWC.nbytes}
     head = json.dumps({"inputs": [frames]} | more).encode()
     return head + frames_BTHWC.tobytes(), {"inference-header-content-length": str(len(head))}

@@ -21,7 +21,7 @@ from tests.engine_samples import HERE, NAME, PLAN_BYTES, put_engine, sample_mani
 from tests.test_cli import Run, run
 from vjepa2 import publish
 from vjepa2.bundle import MANIFEST, Bundle
-from vjepa2.engine_folder import write_engine
+from vjepa2.engine_folder import list_engines, open_engine, write_engine
 from vjepa2.engine_manifest import ShapeRange, Version
 from vjepa2.errors import BundleError, EngineError
 from vjepa2.manifest import TensorInfo
@@ -236,13 +236,19 @@ def test_a_plan_is_given_no_more_clips_than_it_was_built_for(smallest: Path, tmp
     path = Path(shutil.copytree(smallest, tmp_path / "bundle"))
     bundle = Bundle.open(path)
     profile = {"frames": ShapeRange(least=(1, 2, 32, 32, 3), best=(5, 2, 32, 32, 3), most=(5, 2, 32, 32, 3))}
-    write_engine(bundle, replace(sample_manifest(bundle), profile=profile), PLAN_BYTES)
+    built = replace(sample_manifest(bundle), profile=profile)
+    write_engine(bundle, built, PLAN_BYTES)
     write(path, tmp_path / "repo", name="m", max_batch=8)
     config = read_config(tmp_path / "repo" / NAME / "m")
     assert config.max_batch_size == 5
     assert [warm.batch_size for warm in config.model_warmup] == [1, 5]
     assert read_config(tmp_path / "repo" / "onnx" / "m").max_batch_size == 8
-    assert parse(write_plan_config("m", bundle.manifest, 1, ServeOptions())).max_batch_size == 1
+    old = tuple(replace(tensor, dtype="INT32") for tensor in built.io)  # TensorRT 8.6 has no int64
+    config = parse(write_plan_config("m", bundle.manifest, replace(built, io=old), ServeOptions()))
+    assert {info.data_type for info in (*config.input, *config.output)} == {model_config_pb2.TYPE_INT32}
+    unknown = replace(built, io=(replace(old[0], dtype="FP8"),))
+    with pytest.raises(EngineError, match="the plan's frames is FP8; Triton has FLOAT, HALF, BF16, INT8, UINT8, INT32"):
+        write_plan_config("m", bundle.manifest, unknown, ServeOptions())
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
@@ -251,8 +257,7 @@ def test_what_onnx_runtime_would_compute_otherwise_is_served_by_a_plan_or_not_at
 ) -> None:
     put_engine(bundle_copy)
     whole = Bundle.open(bundle_copy)
-    listings = triton_repository.list_engines(whole)
-    engine = triton_repository.open_engine(whole, HERE)
+    listings, engine = list_engines(whole), open_engine(whole, HERE)
     lower = Bundle(bundle_copy, replace(whole.manifest, precision=precision))
     monkeypatch.setattr(triton_repository, "list_engines", lambda _: listings)
     monkeypatch.setattr(triton_repository, "open_engine", lambda *_: engine)
@@ -343,6 +348,17 @@ def test_a_record_that_was_edited_is_refused(smallest: Path, tmp_path: Path) -> 
     record.write_text(record.read_text().replace('"model": "m"', '"model": "n"'))
     with pytest.raises(BundleError, match=r"repository.json was changed \(its self_sha256 differs\)"):
         write(smallest, tmp_path / "repo")
+
+
+def test_nobody_else_can_write_what_is_served(bundle_copy: Path, tmp_path: Path) -> None:
+    put_engine(bundle_copy)
+    before = os.umask(0)
+    try:
+        write(bundle_copy, tmp_path / "repo")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "repo", *(tmp_path / "repo").rglob("*"))}
+    assert modes == {0o644, 0o755}
 
 
 def test_links_and_the_bundle_itself_are_no_place(bundle_copy: Path, tmp_path: Path) -> None:
