@@ -19,11 +19,13 @@ from tritonclient.grpc import model_config_pb2
 
 from tests.engine_samples import HERE, NAME, PLAN_BYTES, put_engine, sample_manifest
 from tests.test_cli import Run, run
+from tests.test_export_heads import request_for
 from vjepa2 import publish
 from vjepa2.bundle import MANIFEST, Bundle
 from vjepa2.engine_folder import list_engines, open_engine, write_engine
 from vjepa2.engine_manifest import ShapeRange, Version
 from vjepa2.errors import BundleError, EngineError
+from vjepa2.export.pipeline import export_bundle
 from vjepa2.manifest import TensorInfo
 from vjepa2.runtime import EmbeddingEngine, triton_repository
 from vjepa2.runtime.triton_config import ServeOptions, write_labels, write_onnx_config, write_plan_config
@@ -175,20 +177,50 @@ def test_on_a_gpu_float32_stays_float32(smallest: Path) -> None:
     assert (accelerator.name, dict(accelerator.parameters)) == ("cuda", {"use_tf32": "0"})
 
 
-def test_other_heads_give_what_they_have_and_take_what_they_need(smallest: Path) -> None:
+def test_tokens_are_served_where_there_is_nothing_pooled(smallest: Path) -> None:
     manifest = Bundle.open(smallest).manifest
-    ids = TensorInfo(name="context_ids", dtype="int64", shape=("batch", 3), axes=("batch", "tokens"))
-    tokens = manifest.outputs[0]
-    predicted = replace(tokens, name="predicted")
-    predictor = replace(manifest, inputs=(*manifest.inputs, ids), outputs=(tokens, predicted))
-    config = parse(write_onnx_config("m", predictor, ServeOptions()))
-    assert [info.name for info in config.output] == ["predicted"]
-    assert [(info.name, info.data_type, list(info.dims)) for info in config.input][1] == (
-        "context_ids", model_config_pb2.TYPE_INT64, [3]
-    )  # fmt: skip
-    assert config.model_warmup[0].inputs["context_ids"].WhichOneof("input_data_type") == "zero_data"
-    alone = parse(write_onnx_config("m", replace(manifest, outputs=(tokens,)), ServeOptions()))
-    assert [info.name for info in alone.output] == ["tokens"]
+    tokens = tuple(info for info in manifest.outputs if info.name == "tokens")
+    config = parse(write_onnx_config("m", replace(manifest, head="tokens", outputs=tokens), ServeOptions()))
+    assert [(info.name, list(info.dims)) for info in config.output] == [("tokens", [4, 32])]
+
+
+ZEROS = {"TYPE_UINT8": np.uint8, "TYPE_FP32": np.float32, "TYPE_INT64": np.int64}
+
+
+def make_sample(warm: Any, batch: int) -> dict[str, np.ndarray[Any, Any]]:
+    """The inputs of a call that Triton makes for a `model_warmup`."""
+    samples: dict[str, np.ndarray[Any, Any]] = {}
+    for name, sample in warm.inputs.items():
+        dtype = ZEROS[model_config_pb2.DataType.Name(sample.data_type)]
+        shape = [warm.batch_size] * (batch > 0) + list(sample.dims)
+        assert sample.WhichOneof("input_data_type") == ("random_data" if dtype is np.uint8 else "zero_data")
+        samples[name] = np.zeros(shape, dtype)
+    return samples
+
+
+@pytest.mark.parametrize(
+    ("head", "batch", "outputs"),
+    [
+        ("classifier", "dynamic", {"embedding", "logits"}),
+        ("predictor", 1, {"predicted"}),
+        ("anticipation", "dynamic", {"verb", "noun", "action"}),
+        ("action", "dynamic", {"predicted"}),
+    ],
+)
+def test_each_head_is_served_with_what_it_takes_and_gives(
+    head: str, batch: Any, outputs: set[str], tmp_path: Path
+) -> None:
+    bundle = export_bundle(request_for(head, batch=batch), tmp_path / "bundle").bundle
+    write(bundle.path, tmp_path / "repo", name="m", max_batch=2)
+    folder = tmp_path / "repo" / "onnx" / "m"
+    config = read_config(folder)
+    session = ort.InferenceSession(str(folder / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
+    hold_to_graph(config, session)
+    assert {info.name for info in config.output} == outputs
+    assert len(config.model_warmup) == (2 if batch == "dynamic" else 1)
+    for warm in config.model_warmup:
+        results = session.run(sorted(outputs), make_sample(warm, config.max_batch_size))
+        assert all(np.isfinite(result).all() and len(result) == warm.batch_size for result in results)
 
 
 def with_labels(bundle: Path, *labels: str) -> Any:
