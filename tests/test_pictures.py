@@ -26,10 +26,9 @@ PREFIX = "data:image/png;base64,"
 
 def read_picture(address: str) -> FramesArray:
     """What FFmpeg makes of it."""
-    with av.open(io.BytesIO(b64decode(address.removeprefix(PREFIX))), format="png_pipe") as container:
+    with av.open(io.BytesIO(b64decode(address.removeprefix(PREFIX))), mode="r", format="png_pipe") as container:
         (frame,) = container.decode(video=0)
-        pixels_HWC: FramesArray = frame.to_ndarray(format="rgb24")
-    return pixels_HWC
+        return frame.to_ndarray(format="rgb24").astype(np.uint8, casting="no")
 
 
 def test_another_reader_sees_the_frame() -> None:

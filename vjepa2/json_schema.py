@@ -41,7 +41,7 @@ def _describe_fields(kind: type, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "description": (getdoc(kind) or "").partition("\n")[0],
         "type": "object",
-        "properties": {field.name: _describe(hints[field.name], found) for field in fields(kind)},  # type: ignore[arg-type]
+        "properties": {field.name: _describe(hints[field.name], found) for field in fields(kind)},
         "required": list_needed(kind),
         "additionalProperties": False,
     }
