@@ -123,7 +123,7 @@ prove-giant: install  ## ViT-g (4 GB): export, simplify, prove in ONNX Runtime; 
 SIBLING := $(OUT:-$(PRECISION)=-fp32)
 
 parity: install  ## hold the bundle of `make export` in every backend here to PyTorch float32, and its gate to eight mistakes
-	test -f $(OUT)/manifest.json || $(VJEPA2) export $(SOURCE) --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) --precision $(PRECISION) -o $(OUT)
+	test -f $(OUT)/manifest.json || $(VJEPA2) export $(SOURCE) $(EXPORT) -o $(OUT)
 	$(VJEPA2) parity $(OUT) $(if $(BACKENDS),--backends $(BACKENDS)) $(if $(filter-out fp32,$(PRECISION)),$(if $(wildcard $(SIBLING)/manifest.json),--reference $(SIBLING))) $(if $(CLIPS),--clips $(CLIPS)) --json $(OUT).parity.json
 
 report: install  ## one page of what is known of the bundle of `make export`; make parity and make bench measure first
