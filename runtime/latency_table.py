@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from .latency_report import SCENES, LatencyReport, LatencyRow
+from .latency_report import NORMALISING, SCENES, LatencyReport, LatencyRow
 from .latency_stats import Percentile, Ratio, Timing
 
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch", "transformers", "numpy")
@@ -37,6 +37,7 @@ def _rows(report: LatencyReport) -> Iterator[str]:
     yield "|---" * 11 + "|"
     for row in report.rows:
         yield f"| {' | '.join(_cells(row, percent))} |"
+    yield f"\n{NORMALISING}"
 
 
 def _cells(row: LatencyRow, percent: int) -> list[str]:

@@ -127,7 +127,7 @@ def test_figures_of_the_reports_are_on_the_page(evidence: Evidence) -> None:
     for words in (
         evidence.parity.command, evidence.parity.candidates[0].worst_clip, "fails, as it must", "≥ 0.99999",
         f"{evidence.parity.candidates[0].worst.token_cosine:.9f}", "p90",
-        evidence.latency.machine.processor, "What part of its limit",
+        evidence.latency.machine.processor, "What part of its limit", "Normalising pixels is in both times",
     ):  # fmt: skip
         assert words in text, words
 
