@@ -21,7 +21,7 @@ endif
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 EXPORT := --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(LAYERS),--layers $(LAYERS)) $(if $(CLIPS),--clips $(CLIPS)) --precision $(PRECISION)
 
-.PHONY: help install export edge test test-full check format lint bench bench-arena bench-cost bench-start bench-throughput drift gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision prove-corpus report clean
+.PHONY: help install export edge test test-full check format lint bench bench-arena bench-cost bench-start bench-throughput drift gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision prove-corpus report readme clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -129,6 +129,9 @@ parity: install  ## hold the bundle of `make export` in every backend here to Py
 report: install  ## one page of what is known of the bundle of `make export`; make parity and make bench measure first
 	test -f $(OUT)/manifest.json || $(VJEPA2) export $(SOURCE) $(EXPORT) -o $(OUT)
 	$(VJEPA2) report $(OUT) --json $(OUT).report.json
+
+readme: install  ## what make parity and make bench measured of OUT into README's tables, and into docs/results
+	$(BIN)/python -m benchmarks.readme $(OUT)
 
 # transformers' processor needs torchvision, which beside the CPU's torch goes in without its dependencies
 .venv-processor/installed: constraints.txt
