@@ -21,7 +21,7 @@ endif
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 EXPORT := --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(LAYERS),--layers $(LAYERS)) $(if $(CLIPS),--clips $(CLIPS)) --precision $(PRECISION)
 
-.PHONY: help install export edge test test-full check format lint bench bench-arena bench-cost bench-start bench-throughput drift gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision prove-corpus report readme clean
+.PHONY: help install export edge test test-full check format lint bench bench-arena bench-cost bench-start bench-throughput drift gpu prove-giant probe-tensorrt bench-memory bench-scaling bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision prove-corpus report readme clean
 
 .NOTPARALLEL:  # two that measure would disturb each other
 
@@ -117,6 +117,17 @@ VIDEOS ?= 64
 bench-throughput: install  ## encode on VIDEOS short videos beside its backend on ready clips: ViT-L cut to 6 layers, 8 frames of 192, in turns
 	test -f artifacts/vitl-6-layers-8x192-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --layers 6 --frames 8 --size 192 --no-simplify -o artifacts/vitl-6-layers-8x192-fp32
 	$(BIN)/python benchmarks/throughput.py artifacts/vitl-6-layers-8x192-fp32 $(VIDEOS)
+
+# the clips of ViT-L cut to 2 blocks: on each axis they agree on the others
+SCALING := 8x256x1 16x256x1 32x256x1 16x384x1 16x256x2
+SCALING_BACKENDS ?= onnxruntime,openvino
+SCALING_FOLDERS := $(SCALING:%=artifacts/scaling/%)
+
+artifacts/scaling/%/manifest.json: | install
+	$(VJEPA2) export random --model vitl --seed 0 --layers 2 --frames $(word 1,$(subst x, ,$*)) --size $(word 2,$(subst x, ,$*)) --batch $(word 3,$(subst x, ,$*)) --no-simplify -o $(@D)
+
+bench-scaling: $(SCALING_FOLDERS:%=%/manifest.json)  ## how time grows with frames (8, 16, 32), size (256, 384) and batch (1, 2): ViT-L cut to 2 layers
+	$(VJEPA2) bench $(SCALING_FOLDERS) --backends $(SCALING_BACKENDS) --seconds 20 --json artifacts/scaling/latency.json
 
 bench-memory: install  ## what ONNX Runtime holds beside what `vjepa2 plan` says: both graphs, 8 to 64 frames (6 GB of memory)
 	$(BIN)/python benchmarks/memory.py

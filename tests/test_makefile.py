@@ -95,3 +95,15 @@ def test_what_there_is_no_bundle_for_is_exported_as_asked(target: str, make: Mak
 def test_make_bench_fails_where_a_row_does(make: Make) -> None:
     make.end("bench", 1)
     assert make("bench")[0] == 2
+
+
+def test_scaling_has_two_bundles_on_each_axis_that_agree_on_the_others(make: Make) -> None:
+    folders = next(line for line in make("-n", "bench-scaling")[2].splitlines() if "/vjepa2 bench " in line)
+    points = [tuple(map(int, each)) for each in re.findall(r"artifacts/scaling/(\d+)x(\d+)x(\d+)", folders)]
+    points = list(dict.fromkeys(points))
+    for axis, values in enumerate(({8, 16, 32}, {256, 384}, {1, 2})):
+        middle = (16, 256, 1)
+        line = {
+            point[axis] for point in points if point[:axis] + point[axis + 1 :] == middle[:axis] + middle[axis + 1 :]
+        }
+        assert line == values
