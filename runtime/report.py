@@ -10,9 +10,10 @@ from vjepa2.outputs import write_whole
 
 from .canaries import NAMES
 from .evidence import Evidence
-from .latency_report import SCENES
+from .latency_report import NORMALISING, SCENES
+from .latency_table import tell_ms
 from .parity_report import CandidateRow, ParityReport
-from .report_plots import choose_form, plot_limits, plot_ratios, plot_times
+from .report_plots import plot_limits, plot_ratios, plot_times
 from .report_tokens import plot_tokens
 
 PAGE = "report.html.j2"
@@ -51,6 +52,7 @@ def render_page(evidence: Evidence) -> str:
         candidates=() if evidence.parity is None else _worst_first(evidence.parity),
         plot_tokens=plot_tokens,
         plots=plots,
+        normalising=NORMALISING,
         percent=0 if latency is None else SCENES[latency.scenario].percentile,
         drift_plot="" if drift is None else _as_image(drift.plot),
     )
@@ -85,7 +87,7 @@ def show_figure(value: float | None, form: str = ".7f") -> str:
 
 def show_digits(value: float | None) -> str:
     """A number with four digits, or what it is instead."""
-    return show_figure(value, ".4g" if value is None else choose_form(value))
+    return show_figure(value) if value is None or math.isnan(value) else tell_ms(value)
 
 
 def show_bytes(size: int | None) -> str:

@@ -6,6 +6,7 @@ from html import escape
 from statistics import median
 
 from .latency_report import LatencyReport, LatencyRow
+from .latency_table import tell_ms
 
 WIDTH = 360  # as narrow as a phone
 _ROW = 46  # pixels of a line of samples
@@ -30,7 +31,7 @@ def plot_times(report: LatencyReport, kind: str) -> str:
         parts.append(f'<path d="M{x:.1f} {top + 15}v24" stroke="#b91c1c" stroke-width="2"/>')
     end = len(rows) * _ROW
     parts.append(f'<path d="M0 {end}H{WIDTH}" stroke="#6b7280"/><text x="0" y="{end + 14}">0</text>')
-    parts.append(f'<text x="{WIDTH}" y="{end + 14}" text-anchor="end">{most_ms:{choose_form(most_ms)}} ms</text>')
+    parts.append(f'<text x="{WIDTH}" y="{end + 14}" text-anchor="end">{tell_ms(most_ms)} ms</text>')
     return draw_svg(end + 18, parts, f"every sample of {kind.replace('_', ' ')}, red the median")
 
 
@@ -65,11 +66,6 @@ def plot_limits(report: LatencyReport) -> str:
         parts.append(f'<rect y="{y}" width="{WIDTH}" height="12" fill="#e5e7eb"/>')
         parts.append(f'<rect y="{y}" width="{width:.1f}" height="12" fill="#2563eb"/>')
     return draw_svg(len(rows) * 34, parts, "part of the limit that is reached") if rows else ""
-
-
-def choose_form(value: float) -> str:
-    """How a number is written with four digits and no power of ten: 1.234, 12,340."""
-    return ",.0f" if abs(value) >= 1000 else ".4g"
 
 
 def draw_svg(height: float, parts: Sequence[str], title: str) -> str:

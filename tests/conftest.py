@@ -119,7 +119,9 @@ def measured(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle in which every report lies, not to be changed."""
     from tests.measured import measure_everything  # noqa: PLC0415
 
-    return measure_everything(exported, tmp_path_factory.mktemp("measured") / "bundle")
+    folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("measured") / "bundle"))
+    measure_everything(folder)
+    return folder
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
-"""A bundle in which every report lies that a page of evidence is made of."""
+"""What does a bundle look like that was measured: parity in ONNX Runtime, times that are known, and any names?"""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,19 +22,22 @@ def call(*words: object) -> int:
     return int(done.value.code or 0)
 
 
-def measure_everything(exported: Path, folder: Path) -> Path:
-    """A copy of a bundle at `folder`, with fake times; where nothing exports, no report of its graphs."""
-    shutil.copytree(exported, folder)
+def measure_bundle(folder: Path) -> None:
+    """Let `reports/parity.json` and `latency.json` lie in a bundle, as without torch; times are of a fake."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vjepa2.runtime.oracle.find_missing", lambda *_, **__: "pytorch needs torch")
         request = ParityRequest(bundles=(Bundle.open(folder),), backends=("onnxruntime",))
         keep_report(folder, run_parity(request, save=lambda _: None))
     times = {"onnxruntime": Behaviour((10.0, 11.0)), "onnxruntime-portable": Behaviour((12.0, 12.5))}
     write_latency(str(folder / FILES["latency"]), bench(folder, times, seconds=3.0))
+
+
+def measure_everything(folder: Path) -> None:
+    """Every report that a page is made of; where nothing exports, none of the graphs."""
+    measure_bundle(folder)
     if not PREBUILT:
         assert call("inspect", folder, "--json", folder / FILES["lint"]) == 0
         assert call("drift", folder, "--islands", "none", "--json", folder / FILES["drift"]) == 0
-    return folder
 
 
 def name_everything(evidence: Evidence, words: str) -> Evidence:
