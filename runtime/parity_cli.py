@@ -14,6 +14,7 @@ from vjepa2.progress import show_stages
 from .backends import BACKENDS
 from .canaries import Canary
 from .candidates import EVALUATOR
+from .neighbours import overlap_by_chance
 from .parity_report import FILE, CandidateRow, ParityReport, keep_report, write_report
 from .parity_run import ParityRequest, run_parity
 from .sampling import Pad
@@ -143,7 +144,11 @@ def _tell_candidate(row: CandidateRow, console: Console) -> None:
     p01 = "" if worst.token_p01 is None else f"p01 {worst.token_p01:.7f}, "
     embedding = "" if worst.embedding_cosine is None else f"embedding {worst.embedding_cosine:.7f}, "
     classes = "" if worst.agreement is None else f"classes agree {worst.agreement:.3f}, "
-    alike = "" if row.neighbours is None else f"k-NN overlap@10 {row.neighbours:.3f}, "
+    alike = (
+        ""
+        if row.neighbours is None
+        else f"k-NN overlap@10 {row.neighbours:.3f} (chance {overlap_by_chance(len(row.clips)):.3f}), "
+    )
     console.print(
         f"{row.name} ({row.precision}, {row.device}, {len(row.clips)} clips): {embedding}tokens' cosine median "
         f"{worst.token_median:.9f}, {p01}worst {worst.token_cosine:.9f} in {where}, {classes}{alike}relative max "

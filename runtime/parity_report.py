@@ -69,7 +69,7 @@ class CandidateRow:
     worst: Figures
     worst_clip: str  # of the worst token
     worst_map: TokenMap | None  # of that clip; None of a head that gives no tokens
-    neighbours: float | None  # k-NN overlap@10
+    neighbours: float | None  # k-NN overlap@10; `said` has what chance alone gives
     said: tuple[str, ...]  # what could not be told, and why
     passed: bool
 

@@ -11,6 +11,7 @@ from vjepa2.outputs import write_whole
 from .canaries import NAMES
 from .evidence import Evidence
 from .latency_report import SCENES
+from .neighbours import overlap_by_chance
 from .parity_report import CandidateRow, ParityReport
 from .report_plots import plot_limits, plot_ratios, plot_times, plot_tokens
 
@@ -48,6 +49,7 @@ def render_page(evidence: Evidence) -> str:
         canary_names=NAMES,
         canaries=_by_candidate(evidence.parity),
         candidates=() if evidence.parity is None else _worst_first(evidence.parity),
+        by_chance=overlap_by_chance,
         plot_tokens=plot_tokens,
         plots=plots,
         percent=0 if latency is None else SCENES[latency.scenario].percentile,

@@ -20,7 +20,7 @@ from vjepa2.runtime.canaries import NAMES, OF_INPUT
 from vjepa2.runtime.clip_set import generate_clips, list_stored, read_folder
 from vjepa2.runtime.decode_messages import ClipRequest
 from vjepa2.runtime.gates import GATES, Gate
-from vjepa2.runtime.neighbours import overlap_neighbours
+from vjepa2.runtime.neighbours import explain_overlap, overlap_by_chance, overlap_neighbours
 from vjepa2.runtime.parity_report import FILE, ParityReport, read_report, write_report
 from vjepa2.runtime.parity_run import ParityRequest, run_parity
 from vjepa2.runtime.reference import measure_change
@@ -100,7 +100,8 @@ def test_with_pytorch_every_kind_of_clip_is_compared(exported: Path) -> None:
     assert report.passed
     graph, itself = report.candidates
     assert len(graph.clips) == 12
-    assert graph.neighbours == 1
+    assert graph.neighbours is None
+    assert "k-NN overlap@10: 0.909 is what chance alone gives of 12 clips, which is too much; it takes 31" in graph.said
     assert graph.worst_clip in {clip.name for clip in graph.clips}
     assert any(line.startswith("first percentile: 48 tokens of a clip count, it takes 100") for line in graph.said)
     assert len(itself.clips) == 4, "the reference of the others is not held against itself"
@@ -412,8 +413,8 @@ def test_generated_clips_are_what_they_are_called(exported: Path) -> None:
 def test_neighbours_are_those_of_another_library() -> None:
     torch = pytest.importorskip("torch")
     generator = torch.Generator().manual_seed(0)
-    left = torch.randn(30, 8, generator=generator)
-    right = left + 0.3 * torch.randn(30, 8, generator=generator)
+    left = torch.randn(40, 8, generator=generator)
+    right = left + 0.3 * torch.randn(40, 8, generator=generator)
 
     def nearest(vectors: Any) -> Any:
         unit = torch.nn.functional.normalize(vectors.double(), dim=1)
@@ -421,11 +422,37 @@ def test_neighbours_are_those_of_another_library() -> None:
 
     pairs = zip(nearest(left).tolist(), nearest(right).tolist(), strict=True)
     must = float(np.mean([len(set(ours) & set(theirs)) / 10 for ours, theirs in pairs]))
-    got = overlap_neighbours(left.numpy(), right.numpy())
-    assert got == pytest.approx(must)
+    assert overlap_neighbours(left.numpy(), right.numpy()) == pytest.approx(must)
     assert 0.3 < must < 0.9
     assert overlap_neighbours(left.numpy(), left.numpy()) == 1
-    assert overlap_neighbours(left[:11].numpy(), right[:11].numpy()) is None
-    broken = right.numpy().copy()
-    broken[3] = np.nan
-    assert (overlap_neighbours(left.numpy(), broken) or 0) < must
+
+
+@pytest.mark.parametrize("clips", [31, 60])
+def test_vectors_that_have_nothing_in_common_overlap_as_chance_says(clips: int) -> None:
+    rng = np.random.default_rng(0)
+    sides = [[rng.standard_normal((clips, 16), np.float32) for _ in range(2)] for _ in range(50)]
+    overlaps = [overlap_neighbours(left, right) for left, right in sides]
+    assert np.mean([each for each in overlaps if each is not None]) == pytest.approx(overlap_by_chance(clips), abs=0.01)
+    assert overlap_by_chance(clips) <= 1 / 3
+
+
+def test_of_clips_so_few_that_chance_is_much_there_is_no_overlap() -> None:
+    rng = np.random.default_rng(0)
+    left, right = rng.standard_normal((2, 30, 8), np.float32)
+    assert overlap_neighbours(left, right) is None
+    assert overlap_neighbours(left[:12], right[:12]) is None
+    assert explain_overlap(None, 12).startswith("k-NN overlap@10: 0.909 is what chance alone gives of 12 clips")
+    assert [overlap_by_chance(clips) for clips in (1, 2, 11, 21)] == [1, 1, 1, 0.5]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+@pytest.mark.parametrize("rows", [slice(None), slice(3, 4)], ids=["every vector", "one vector"])
+def test_vectors_without_a_direction_overlap_with_nothing(rows: slice, value: float) -> None:
+    right = np.random.default_rng(0).standard_normal((31, 8), np.float32)
+    broken = right.copy()
+    broken[rows] = value
+    for sides in ((right, broken), (broken, right), (broken, broken)):
+        overlap = overlap_neighbours(*sides)
+        assert overlap is not None
+        assert np.isnan(overlap)
+    assert explain_overlap(np.nan, 31).endswith("an embedding is zero or no number, so there is no figure")
