@@ -148,6 +148,25 @@ def state(**facts: object) -> MachineState:
     return MachineState(**{**calm, **facts})  # type: ignore[arg-type]
 
 
+def surround(
+    behaviours: Mapping[str, Behaviour],
+    *,
+    clock: Clock | None = None,
+    states: Iterable[MachineState] = (),
+    others: float = 0.0,
+) -> Surroundings:
+    """Fake backends, called by names of ours, on a machine in these states; `others` take cores meanwhile."""
+    clock = clock or Clock()
+    told = itertools.chain(states, itertools.repeat(state()))
+    return Surroundings(
+        make_subject=lambda request: FakeSubject(request, behaviours[request.backend], clock),
+        clock=clock,
+        read_state=lambda: next(told),
+        read_cpu_time=lambda sessions: CpuTime(busy_s=clock.now_s * (1 + others), stolen_s=0.0, ours_s=clock.now_s),
+        describe_machine=lambda: MACHINE,
+    )
+
+
 def bench(
     folder: Path,
     behaviours: Mapping[str, Behaviour],
@@ -155,17 +174,10 @@ def bench(
     clock: Clock | None = None,
     states: Iterable[MachineState] = (),
     others: float = 0.0,
+    save: Callable[[LatencyReport], None] = lambda _: None,
     **options: object,
 ) -> LatencyReport:
-    """Time fake backends, called by names of ours, on a machine in these states; `others` take cores meanwhile."""
-    clock, bundle = clock or Clock(), Bundle.open(folder)
-    told = itertools.chain(states, itertools.repeat(state()))
-    surroundings = Surroundings(
-        make_subject=lambda request: FakeSubject(request, behaviours[request.backend], clock),
-        clock=clock,
-        read_state=lambda: next(told),
-        read_cpu_time=lambda sessions: CpuTime(busy_s=clock.now_s * (1 + others), stolen_s=0.0, ours_s=clock.now_s),
-        describe_machine=lambda: MACHINE,
-    )
+    """Time what `surround` makes."""
+    bundle, surroundings = Bundle.open(folder), surround(behaviours, clock=clock, states=states, others=others)
     plan = Plan(rows=tuple((bundle, name) for name in behaviours), skipped={})
-    return measure_latency(plan, BenchOptions(**options), surroundings)  # type: ignore[arg-type]
+    return measure_latency(plan, BenchOptions(**options), surroundings, save=save)  # type: ignore[arg-type]

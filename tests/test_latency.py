@@ -2,8 +2,12 @@
 
 import json
 import math
+import os
 import random
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fake_timing import Behaviour, Clock, FakeBackend, bench, state
+from tests.fake_timing import Behaviour, Clock, FakeBackend, bench, state, surround
 from vjepa2.bundle import Bundle
 from vjepa2.cli import main
 from vjepa2.errors import BackendError, BundleError, EngineError, MissingDependencyError
@@ -194,10 +198,90 @@ def test_an_interrupted_run_keeps_what_it_has_and_calls_it_partial(exported: Pat
     report = bench(exported, {ONE: Behaviour(), OTHER: Behaviour(fails_after=30), "openvino": Behaviour()})
     assert report.partial
     assert not report.passed
-    assert "it was interrupted: rows are missing or short" in report.faults
+    assert "it was interrupted, or still goes on: rows are missing or short" in report.faults
     assert [row.backend for row in report.rows] == [ONE, OTHER]
     assert all(row.compute is not None and row.compute.samples_ms for row in report.rows)
     assert json.loads(json.dumps(asdict(report), allow_nan=False))["partial"] is True
+
+
+def test_what_is_known_is_saved_before_the_first_row_and_after_each(exported: Path) -> None:
+    saved: list[LatencyReport] = []
+    report = bench(exported, {ONE: Behaviour(), OTHER: Behaviour(), "openvino": Behaviour()}, save=saved.append)
+    assert [each.partial for each in saved] == [True, True, True, True, False]
+    assert not any(each.passed for each in saved[:-1])
+    assert saved[-1] == report
+    assert [len(each.rows) for each in saved] == [0, 2, 3, 3, 3]
+    first = saved[1].rows[1]
+    assert first == report.rows[1], "a row that has ended stays as it is"
+
+
+def test_a_run_that_dies_leaves_the_rows_before(exported: Path) -> None:
+    saved: list[LatencyReport] = []
+    dying = Behaviour(fails_after=30, failure=MemoryError)
+    with pytest.raises(MemoryError):
+        bench(exported, {ONE: Behaviour(), OTHER: Behaviour(), "openvino": dying}, save=saved.append)
+    assert saved[-1].partial
+    assert [row.compute is not None for row in saved[-1].rows] == [True, True]
+
+
+_CHILD = """
+import os, sys
+from tests.fake_timing import Behaviour, surround
+from vjepa2.cli import main
+from vjepa2.runtime import bench_cli
+from vjepa2.runtime.latency import Plan
+end = Behaviour(fails_after=30, failure=lambda: os.kill(os.getpid(), int(sys.argv.pop())))
+rows = {"onnxruntime": Behaviour(), "onnxruntime-portable": Behaviour(), "openvino": end}
+bench_cli.Surroundings = lambda say: surround(rows)
+bench_cli.plan_rows = lambda bundles, *_, **__: Plan(rows=tuple((bundles[0], name) for name in rows), skipped={})
+main(sys.argv[1:-1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "rows"), [(signal.SIGTERM, 1, 3), (signal.SIGINT, 1, 3), (signal.SIGKILL, -signal.SIGKILL, 2)]
+)
+def test_a_signal_leaves_what_was_measured_in_the_bundle(
+    sent: signal.Signals, status: int, rows: int, bundle_copy: Path
+) -> None:
+    """In a process of its own, for the last of them cannot be caught."""
+    words = ["bench", str(bundle_copy), "--json", str(bundle_copy.parent / "report.json"), str(int(sent))]
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, *words],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    record = json.loads((bundle_copy / "reports" / "latency.json").read_text())
+    assert record == json.loads((bundle_copy.parent / "report.json").read_text())
+    assert (record["partial"], record["passed"]) == (True, False)
+    assert [row["backend"] for row in record["rows"]] == [ONE, OTHER, "openvino"][:rows]
+    assert all(row["compute"]["samples_ms"] for row in record["rows"])
+    assert sorted(file.name for file in (bundle_copy / "reports").iterdir()) == ["latency.json"], "no draft is left"
+    Bundle.open(bundle_copy)
+
+
+@pytest.mark.parametrize("spoil", ["a folder for a file", "--json in no folder"])
+def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_timed(
+    spoil: str, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_cli, "Surroundings", lambda say: surround({}))  # whoever opens a row fails
+    words = ["bench", str(bundle_copy), "--backends", ONE]
+    if spoil == "a folder for a file":
+        (bundle_copy / "reports" / "latency.json").mkdir(parents=True)
+        told = f"{bundle_copy / 'reports' / 'latency.json'} cannot be written: Is a directory"
+    else:
+        words += ["--json", str(bundle_copy / "none" / "x.json")]
+        told = f"{bundle_copy / 'none' / 'x.json'} cannot be written: No such file or directory"
+    with pytest.raises(SystemExit) as done:
+        main(words)
+    assert done.value.code == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert "Traceback" not in captured.err
 
 
 def test_a_stale_engine_is_told_in_its_row_and_the_others_go_on(exported: Path) -> None:
@@ -441,11 +525,16 @@ def test_an_interrupted_command_is_exit_status_1_and_its_report_is_written(
     bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     part = bench(bundle_copy, {ONE: Behaviour(fails_after=30)})
-    monkeypatch.setattr(bench_cli, "measure_latency", lambda *_, **__: part)
+
+    def measure(*_: object, save: Callable[[LatencyReport], None], **__: object) -> LatencyReport:
+        save(part)
+        return part
+
+    monkeypatch.setattr(bench_cli, "measure_latency", measure)
     with pytest.raises(SystemExit) as done:
         main(["bench", str(bundle_copy), "--backends", ONE])
     assert done.value.code == 1
-    assert "not passed: it was interrupted: rows are missing or short" in capsys.readouterr().out
+    assert "not passed: it was interrupted, or still goes on: rows are missing or short" in capsys.readouterr().out
     record = json.loads((bundle_copy / "reports" / "latency.json").read_text())
     assert (record["partial"], record["passed"]) == (True, False)
     assert record["rows"][0]["compute"]["samples_ms"]

@@ -1,6 +1,9 @@
 """Does a comparison catch a backend that lies, refuse what cannot be compared, and keep what it has measured?"""
 
+import errno
 import json
+import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -330,7 +333,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_calls_it_partial(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as done:
         main(["parity", str(bundle_copy), "--backends", ORT, "--json", json_file])
-    assert done.value.code == 130
+    assert done.value.code == 1
     captured = capsys.readouterr()
     assert "called partial, in " in captured.err
     given = json.loads(captured.out if json_file == "-" else Path(json_file).read_text())
@@ -387,11 +390,61 @@ def test_a_report_is_read_as_it_was_written_numbers_that_are_none_too(
             read_report(file)
 
 
-def test_a_bundle_that_cannot_be_written_to_is_told_before_anything_runs(bundle_copy: Path) -> None:
-    (bundle_copy / "reports").write_text("a file")
+@pytest.mark.parametrize("verb", ["parity", "bench", "report"])
+def test_a_bundle_that_cannot_be_written_to_is_told_before_anything_runs(
+    verb: str, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = Path.mkdir
+
+    def refuse(folder: Path, *words: Any, **named: Any) -> None:
+        """A file system that is read only, for root too."""
+        if bundle_copy in folder.parents:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+        make(folder, *words, **named)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    for name in ("candidates.open_backend", "bench_harness.Harness.measure_group"):
+        monkeypatch.setattr(f"vjepa2.runtime.{name}", lambda *_, **__: pytest.fail("something ran"))
+    if verb == "report":
+        pytest.importorskip("jinja2")
+    with pytest.raises(SystemExit) as done:
+        main([verb, str(bundle_copy)])
+    assert done.value.code == 2
+    err = capsys.readouterr().err
+    assert f"{bundle_copy / 'reports'} cannot be made: Read-only file system; " in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("alone")
+def test_sigterm_is_ctrl_c(lying: Callable[..., None], bundle_copy: Path) -> None:
+    """Called, not sent: behind the tests of other libraries, a signal sent to this process ends it with SIGSEGV."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def end(got: dict[OutputName, FloatArray], call: int) -> None:
+        if call == 2:
+            handler = signal.getsignal(signal.SIGTERM)
+            assert callable(handler)
+            handler(signal.SIGTERM, None)
+
+    lying(end)
+    with pytest.raises(SystemExit) as done:
+        main(["parity", str(bundle_copy), "--backends", ORT])
+    assert done.value.code == 1
+    assert signal.getsignal(signal.SIGTERM) == before
+    kept = read_report(bundle_copy / FILE)
+    assert kept.partial
+    assert [clip.name for clip in kept.candidates[0].clips] == ["stored 0", "stored 1"]
+
+
+def test_what_is_interrupted_before_anything_is_kept_is_130(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vjepa2.runtime.parity_run.choose_candidates", interrupt)
     with pytest.raises(SystemExit) as done:
         main(["parity", str(bundle_copy)])
-    assert done.value.code == 2
+    assert done.value.code == 130
+    assert not (bundle_copy / FILE).exists()
 
 
 def test_generated_clips_are_what_they_are_called(exported: Path) -> None:
