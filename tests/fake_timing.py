@@ -11,6 +11,7 @@ from vjepa2.bundle import Bundle
 from vjepa2.runtime.backends import Backend
 from vjepa2.runtime.backends.base import FloatArray, FramesArray, InputArray
 from vjepa2.runtime.backends.held import HeldClips, Results
+from vjepa2.runtime.backends.placement import Executed
 from vjepa2.runtime.bench_harness import BenchOptions, Surroundings
 from vjepa2.runtime.bench_row import Finished, RowRequest
 from vjepa2.runtime.bench_subject import LocalSubject
@@ -44,6 +45,8 @@ class Behaviour:
     times_ms: Iterable[float] = (10.0,)  # of its calls; the last again and again
     is_asynchronous: bool = False  # computing returns at once, and fetching waits
     events: float | None = None  # what its events say of a call's time; None: it has none
+    computes_in: Executed | None = None  # known from the first run on
+    scale: float = 1.0  # of its results
     breaks_after: int | None = None  # calls that give the right results; from then on others
     fails_after: int | None = None  # calls, and then this
     failure: Callable[[], BaseException] = KeyboardInterrupt
@@ -73,7 +76,7 @@ class FakeBackend(Backend):
         ]
         held = self.reference.outputs.by_name()
         limit = self.behaviour.breaks_after
-        sign = -1 if limit is not None and self.behaviour.calls > limit else 1
+        sign = self.behaviour.scale * (-1 if limit is not None and self.behaviour.calls > limit else 1)
         return {
             name: np.stack([-held[name][0] if row is None else sign * held[name][row] for row in same])
             for name in outputs
@@ -94,6 +97,7 @@ class FakeBackend(Backend):
     ) -> dict[OutputName, FloatArray]:
         self.pass_time()
         self.clock.now_s = max(self.clock.now_s, self.done_s)
+        self.precision = self.behaviour.computes_in or self.precision
         return self.look_up(frames_BTHWC, outputs)
 
     def _hold(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def run(bundle: Bundle, **options: object) -> ParityReport:
     return run_parity(request, save=lambda _: None)
 
 
-@pytest.mark.parametrize("precision", GATES)
+@pytest.mark.parametrize("precision", get_args(Precision))
 def test_every_canary_fails_on_every_precision(precision: Precision, make_sharp: Callable[..., Bundle]) -> None:
     report = run(make_sharp(precision))
     assert report.passed, (report.invalid, [row.clips for row in report.candidates])

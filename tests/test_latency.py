@@ -21,6 +21,7 @@ from vjepa2.cli import main
 from vjepa2.errors import BackendError, BundleError, EngineError, MissingDependencyError
 from vjepa2.runtime import bench_cli, latency
 from vjepa2.runtime.backends import BACKENDS, choice
+from vjepa2.runtime.backends.placement import Executed
 from vjepa2.runtime.bench_row import RowRequest
 from vjepa2.runtime.bench_worker import WorkerSubject
 from vjepa2.runtime.latency import LatencyReport, plan_rows
@@ -156,6 +157,26 @@ def test_a_backend_that_fails_its_gate_has_no_times(exported: Path) -> None:
     assert sound.compute_ratio is None, "there is nothing to compare it with"
     assert not report.passed
     assert "no times: parity failed" in write_tables(report)
+
+
+@pytest.mark.parametrize("computes_in", ["tf32", "fp16"])
+def test_a_row_is_held_to_the_gate_of_what_it_turns_out_to_compute_in(computes_in: Executed, exported: Path) -> None:
+    """A thousandth too large: outside the gate of float32, which is what it says before the first run."""
+    honest = only_row(bench(exported, {ONE: Behaviour(scale=1.001)}))
+    assert honest.failure is not None
+    assert "relative_max is 0.001, must be at most 0.0001" in honest.failure
+    row = only_row(bench(exported, {ONE: Behaviour(scale=1.001, computes_in=computes_in)}))
+    assert row.failure is None
+    assert row.opened is not None
+    assert row.opened.precision == computes_in
+
+
+def test_a_row_in_what_no_gate_is_written_down_for_has_no_times(exported: Path) -> None:
+    odd = Behaviour(computes_in="fp64")  # type: ignore[arg-type]
+    row = only_row(bench(exported, {ONE: odd}))
+    assert row.failure is not None
+    assert row.failure.startswith("fake computes in fp64, for which no gate is written down")
+    assert row.compute is None
 
 
 def test_results_are_held_against_the_reference_while_they_are_timed(exported: Path) -> None:
