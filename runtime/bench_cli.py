@@ -16,6 +16,7 @@ from vjepa2.progress import show_stages
 
 from .backends import BACKENDS
 from .backends.placement import EXECUTED, Executed
+from .bench_queries import check_video
 from .interruption import end_at_sigterm
 from .latency import BenchOptions, Surroundings, measure_latency, plan_rows
 from .latency_report import FILE, LatencyReport, Scenario
@@ -61,6 +62,8 @@ def bench_command(
     opened = [Bundle.open(bundle) for bundle in bundles]
     names = [name.strip() for name in backends.split(",") if name.strip()]
     plan = plan_rows(opened, names, device=device)
+    if video is not None:
+        check_video(video, opened)
     console = Console(stderr=True)
     command = shlex.join(["vjepa2", *sys.argv[1:]])
 

@@ -578,6 +578,30 @@ def test_what_cannot_be_done_is_exit_status_2(
     assert told in capsys.readouterr().err
 
 
+def test_a_video_that_gives_no_clip_is_told_before_anything_is_timed(
+    bundle_copy: Path,
+    write_video: Callable[..., Path],
+    scene: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(bench_cli, "Surroundings", lambda say: surround({}))  # whoever opens a row fails
+    text = bundle_copy.parent / "text.mp4"
+    text.write_text("no video")
+    for video, told in (
+        (write_video(scene[:2], "short.mp4"), r"short\.mp4: .*has 2 frames and the clip takes 4"),
+        (text, r"text\.mp4: "),
+    ):
+        with pytest.raises(SystemExit) as done:
+            main(["bench", str(bundle_copy), "--backends", ONE, "--video", str(video)])
+        assert done.value.code == 2
+        captured = capsys.readouterr()
+        assert re.search(told, captured.err)
+        assert "Traceback" not in captured.err
+        assert captured.out == ""
+    assert not (bundle_copy / "reports").exists(), "no report of nothing"
+
+
 def test_the_machine_is_told() -> None:
     machine, now = describe_machine(), read_state()
     assert machine.cores >= 1
