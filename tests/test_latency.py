@@ -372,6 +372,24 @@ def test_a_bound_is_kept_as_often_as_it_says(draw: str, percent: int) -> None:
     assert below <= 20
 
 
+def test_a_row_keeps_its_bound_as_often_as_it_says(smallest: Path) -> None:
+    """Through warming up, turns and buffers: of 100 runs one may be below; 6 would have a chance below 1 in 1,000."""
+    truth_ms = -10 * math.log(1 - 0.9)  # of an exponential distribution
+    below, plain_below = {"compute": 0, "end_to_end": 0}, 0
+    for seed in range(100):
+        source = random.Random(seed)
+        row = only_row(bench(smallest, {ONE: Behaviour([source.expovariate(0.1) for _ in range(400)])}, seconds=5.0))
+        assert row.compute is not None
+        assert row.end_to_end is not None
+        for name, timing in (("compute", row.compute), ("end_to_end", row.end_to_end)):
+            (bound_ms,) = [found.bound_ms for found in timing.percentiles if found.percent == 90]
+            assert bound_ms is not None
+            below[name] += bound_ms < truth_ms
+        plain_below += float(np.percentile(row.compute.samples_ms, 90)) < truth_ms
+    assert max(below.values()) <= 5
+    assert plain_below > 25, "the samples' own percentile would be half of the time"
+
+
 def test_what_the_samples_do_not_support_is_not_printed() -> None:
     assert bound_percentile([1.0] * 63, 90).bound_ms is None
     assert bound_percentile([1.0] * 64, 90).bound_ms == 1
