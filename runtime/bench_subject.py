@@ -13,7 +13,6 @@ from vjepa2.spec import OutputName
 from .backends import Backend, Outputs, open_backend
 from .backends.base import FramesArray, InputArray
 from .backends.choice import load_class
-from .backends.placement import Executed
 from .bench_queries import choose_output, make_queries, read_from_file
 from .bench_row import ColdStart, Finished, Opened, RowRequest
 from .clip_reader import ClipReader
@@ -139,7 +138,7 @@ class _Watched:
         self.times_ms: list[float] = []
 
     @property
-    def precision(self) -> Executed:
+    def precision(self) -> str:
         """See `Backend.precision`: of some it is known from the first run on."""
         return self._backend.precision
 

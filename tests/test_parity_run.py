@@ -230,7 +230,7 @@ def test_a_verdict_for_what_is_measured_beside_it(exported: Path, lying: Callabl
     bundle = Bundle.open(exported)
     with open_backend(bundle, ORT) as backend:
         assert check_stored(backend).passed
-        backend.precision = "fp64"  # type: ignore[assignment]
+        backend.precision = "fp64"
         with pytest.raises(BackendError, match="onnxruntime computes in fp64, for which no gate is written down"):
             check_stored(backend)
     with Liar(bundle, swap_tokens, np.ascontiguousarray) as liar:
