@@ -10,7 +10,7 @@ from vjepa2.outputs import write_whole
 
 from .canaries import NAMES
 from .evidence import Evidence
-from .latency_report import SCENES
+from .latency_report import NORMALISING, SCENES
 from .neighbours import overlap_by_chance
 from .parity_report import CandidateRow, ParityReport
 from .report_plots import plot_limits, plot_ratios, plot_times, plot_tokens
@@ -52,6 +52,7 @@ def render_page(evidence: Evidence) -> str:
         by_chance=overlap_by_chance,
         plot_tokens=plot_tokens,
         plots=plots,
+        normalising=NORMALISING,
         percent=0 if latency is None else SCENES[latency.scenario].percentile,
         drift_plot="" if drift is None else _as_image(drift.plot),
     )
