@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from vjepa2.errors import BundleError, Vjepa2Error
+from vjepa2.errors import BundleError
 from vjepa2.odd_numbers import spell_numbers, unspell_numbers
 from vjepa2.outputs import write_json
 from vjepa2.schema import ADDED_LATER, read_record
@@ -14,6 +14,7 @@ from .clip_set import Kind
 from .figures import Figures
 from .gates import Limits
 from .pictures import find_fault
+from .report_place import make_place
 
 SCHEMA = 2
 FILE = Path("reports") / "parity.json"  # in a bundle; not hashed, and nothing but a report reads it
@@ -80,7 +81,7 @@ class CandidateRow:
     worst: Figures
     worst_clip: str  # of the worst token
     worst_map: TokenMap | None  # of that clip; None of a head that gives no tokens
-    neighbours: float | None  # k-NN overlap@10
+    neighbours: float | None  # k-NN overlap@10; `said` has what chance alone gives
     said: tuple[str, ...]  # what could not be told, and why
     passed: bool
 
@@ -137,14 +138,7 @@ def write_report(path: str, report: ParityReport) -> None:
 
 def keep_report(folder: Path, report: ParityReport) -> None:
     """Write a report to its place in a bundle."""
-    file = folder / FILE
-    try:
-        file.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise Vjepa2Error(
-            f"{file.parent} cannot be made: {error.strerror or error}; copy the bundle to a place that can be written"
-        ) from error
-    write_report(str(file), report)
+    write_report(str(make_place(folder, FILE)), report)
 
 
 def read_report(file: Path) -> ParityReport:

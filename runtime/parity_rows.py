@@ -16,7 +16,7 @@ from .candidates import Candidate
 from .clip_set import Case
 from .figures import LEAST_FOR_P01, Figures, find_quiet, measure
 from .gates import Gate
-from .neighbours import explain_none, overlap_neighbours
+from .neighbours import explain_overlap, overlap_neighbours
 from .oracle import PYTORCH
 from .parity_report import CandidateRow, ClipRow, TokenMap, TokenPlace
 from .pictures import shrink_frames
@@ -87,7 +87,7 @@ def sum_up(
     if vectors:
         expected_BD, got_BD = (np.stack(side) for side in zip(*vectors, strict=True))
         neighbours = overlap_neighbours(expected_BD, got_BD)
-        said += [explain_none(len(vectors))] if neighbours is None else []
+        said.append(explain_overlap(neighbours, len(vectors)))
     if worst.token_p01 is None:
         count = f"{worst.counted_tokens} tokens of a clip count, it takes {LEAST_FOR_P01}"
         said.append(f"first percentile: {count}; the worst token is held to its limit")

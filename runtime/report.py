@@ -12,6 +12,7 @@ from .canaries import NAMES
 from .evidence import Evidence
 from .latency_report import NORMALISING, SCENES
 from .latency_table import tell_ms
+from .neighbours import overlap_by_chance
 from .parity_report import CandidateRow, ParityReport
 from .report_plots import plot_limits, plot_ratios, plot_times
 from .report_tokens import plot_tokens
@@ -50,6 +51,7 @@ def render_page(evidence: Evidence) -> str:
         canary_names=NAMES,
         canaries=_by_candidate(evidence.parity),
         candidates=() if evidence.parity is None else _worst_first(evidence.parity),
+        by_chance=overlap_by_chance,
         plot_tokens=plot_tokens,
         plots=plots,
         normalising=NORMALISING,

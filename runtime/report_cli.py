@@ -6,13 +6,13 @@ from pathlib import Path
 import click
 
 from vjepa2.bundle import Bundle
-from vjepa2.errors import Vjepa2Error
 from vjepa2.extras import import_with_extra
 from vjepa2.odd_numbers import spell_numbers
 from vjepa2.outputs import write_json
 
 from .evidence import Evidence, describe_evidence, gather_evidence, list_missing, read_evidence, write_evidence
 from .report_compare import compare_evidence, describe_comparison
+from .report_place import make_place
 
 _FILE = Path("reports") / "report.html"  # in the bundle
 
@@ -60,14 +60,7 @@ def _print_schema(output: Path | None, json_file: str | None) -> int:
 def _write(bundle: Bundle, output: Path | None, json_file: str | None) -> None:
     report = import_with_extra("vjepa2.runtime.report", "report")
     evidence = gather_evidence(bundle)
-    file = output or bundle.path / _FILE
-    if output is None:
-        try:
-            file.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise Vjepa2Error(
-                f"{file.parent} cannot be made: {error.strerror or error}; give a place with -o"
-            ) from error
+    file = output or make_place(bundle.path, _FILE, otherwise="give a place with -o")
     report.write_page(file, evidence)
     if json_file:
         write_evidence(json_file, evidence)
