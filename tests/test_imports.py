@@ -9,9 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {
-    "av", "click", "cuda", "fsspec", "huggingface_hub", "jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime",
-    "onnxscript", "onnxsim", "openvino", "PIL", "prometheus_client", "pyarrow", "ray", "rich", "safetensors",
-    "tensorrt", "torch", "transformers",
+    "av", "click", "cuda", "faiss", "fastapi", "fsspec", "huggingface_hub", "jinja2", "lancedb", "numpy", "onnx",
+    "onnx_ir", "onnxruntime", "onnxscript", "onnxsim", "openvino", "PIL", "prometheus_client", "pyarrow", "ray", "rich",
+    "safetensors",
+    "starlette", "tensorrt", "torch", "transformers", "uvicorn",
 }  # fmt: skip
 
 # a file or folder -> third-party libraries that it may import; the longest match counts
@@ -149,10 +150,17 @@ MAY_IMPORT = {
         )
     },
     "runtime/corpus_cli.py": {"click", "rich"},
+    "runtime/corpus_lance.py": {"lancedb", "numpy", "pyarrow"},
     "runtime/corpus_objects.py": {"fsspec"},
     "runtime/corpus_plan.py": {"pyarrow"},
     "runtime/corpus_ray.py": {"ray"},
     "runtime/corpus_table.py": {"numpy", "pyarrow"},
+    **{f"runtime/search_{part}.py": set() for part in ("files", "open", "service", "upload")},
+    "runtime/search_cli.py": {"click", "rich", "uvicorn"},
+    "runtime/search_guard.py": {"starlette"},
+    "runtime/search_index.py": {"faiss", "numpy"},
+    "runtime/search_server.py": {"fastapi", "starlette"},
+    "runtime/search_thumbnails.py": {"av", "numpy"},
     "runtime/backends/pytorch.py": {"numpy", "torch"},
     "runtime/backends/held_tensors.py": {"torch"},
     "runtime/backends/torch_rates.py": {"torch"},
