@@ -41,12 +41,15 @@ def search_command(output: str, bundle: Path | None, port: int, lance: Path | No
         service = SearchService(corpus, index, uploads, warning)
         try:
             if corpus.seal is None:
-                console.print(f"{output} is not sealed: what is final is shown, and nothing vouches that it is all")
+                console.print(
+                    f"{output} is not sealed: what is final is shown, and nothing vouches that it is all",
+                    highlight=False, soft_wrap=True,
+                )  # fmt: skip
             console.print(
                 f"{corpus.rows} clips of {len(corpus.videos)} videos: "
                 f"http://{_HOST}:{listener.getsockname()[1]}/  (Ctrl-C ends)",
-                highlight=False,
-            )
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
             config = uvicorn.Config(create_app(service), log_level="warning", limit_concurrency=64, ws="none")
             uvicorn.Server(config).run(sockets=[listener])
         finally:

@@ -40,8 +40,8 @@ def project_plane(units_ND: FloatArray) -> tuple[FloatArray, float]:
     """
     centred_ND = units_ND - units_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
     variances_D, axes_DD = np.linalg.eigh((centred_ND.T @ centred_ND).astype(np.float64))
-    axes_D2 = axes_DD[:, : -3 if axes_DD.shape[1] > 2 else None : -1]
-    signs_2 = np.sign(axes_D2[np.abs(axes_D2).argmax(axis=0), range(axes_D2.shape[1])])
+    axes_D2 = axes_DD[:, [-1, -2]]
+    signs_2 = np.sign(axes_D2[np.abs(axes_D2).argmax(axis=0), [0, 1]])
     total = float(variances_D.clip(0).sum())
     kept = float(variances_D[-2:].clip(0).sum() / total) if total else 1.0
     plane_N2: FloatArray = (centred_ND @ (axes_D2 * signs_2).astype(np.float32)).astype(np.float32)

@@ -1,6 +1,8 @@
 """How does the page get its answers: which routes are there, and what does each read?"""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -120,7 +122,8 @@ def _add_uploads(app: FastAPI, service: SearchService) -> None:
     async def upload(request: Request) -> Response:
         if service.uploads is None:
             raise HTTPException(404, "there is no bundle to embed it with: start vjepa2 search with one")
-        with tempfile.TemporaryFile(prefix="vjepa2-search-") as file:  # without a name: it goes with this process
+        _check_length(request)
+        with _make_room() as file:
             await _receive(request, file)
             made = await run_in_threadpool(service.uploads.embed, file)
         clips = [{"start_s": clip.start_s, "end_s": clip.end_s} for clip in made.clips]
@@ -131,16 +134,26 @@ def _add_uploads(app: FastAPI, service: SearchService) -> None:
         return JSONResponse({"found": [asdict(card) for card in service.find_like_upload(key, clip, top)]})
 
 
-async def _receive(request: Request, file: BinaryIO) -> None:
-    """Write a body to a file; refused before it is read if it is too large or does not say how large it is."""
+def _check_length(request: Request) -> None:
+    """Refuse a body before it is read if it is too large or does not say how large it is."""
     said = request.headers.get("content-length", "")
     if not said.isdecimal() or int(said) > UPLOAD_BYTES:
         raise HTTPException(413, f"a video must have a length, of at most {UPLOAD_BYTES >> 20} MiB")
     if said == "0":
         raise HTTPException(400, "the file is empty")
+
+
+@contextmanager
+def _make_room() -> Iterator[BinaryIO]:
+    """A file without a name: it is gone when it is closed, or when this process ends, however that is."""
     try:
-        async for block in request.stream():
-            await run_in_threadpool(file.write, block)
-        await run_in_threadpool(file.flush)
+        with tempfile.TemporaryFile(prefix="vjepa2-search-") as file:
+            yield file
     except OSError as error:
         raise HTTPException(507, f"there is no room for the upload ({error.strerror or error})") from error
+
+
+async def _receive(request: Request, file: BinaryIO) -> None:
+    async for block in request.stream():
+        await run_in_threadpool(file.write, block)
+    await run_in_threadpool(file.flush)
