@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from vjepa2.errors import BusyError, Vjepa2Error
+from vjepa2.errors import BusyError, VideoError, Vjepa2Error
 
 from .search_files import check_file, name_type
 from .search_guard import Guard
@@ -125,7 +125,10 @@ def _add_uploads(app: FastAPI, service: SearchService) -> None:
         _check_length(request)
         with _make_room() as file:
             await _receive(request, file)
-            made = await run_in_threadpool(service.uploads.embed, file)
+            try:
+                made = await run_in_threadpool(service.uploads.embed, file)
+            except VideoError as error:
+                raise HTTPException(422, str(error)) from error
         clips = [{"start_s": clip.start_s, "end_s": clip.end_s} for clip in made.clips]
         return JSONResponse({"upload": made.key, "clips": clips, "total": made.total})
 

@@ -39,13 +39,12 @@ function play(source, clip, name) {
   get("player-note").hidden = true;
   player.src = `${source}#t=${clip.start_s},${clip.end_s}`;
   player.setAttribute("aria-label", `${name}, ${showSpan(clip)}`);
+  get("playing").textContent = `${name}, ${showSpan(clip)}`;
+  get("screen").hidden = false;
   player.play().catch(() => {}); // the browser may want a click first, or not know the codec: "error" tells that
 }
 
-const playClip = (clip) => {
-  play(`/videos/${clip.video}`, clip, clip.name);
-  get("query-name").textContent = `Playing: ${clip.name}, ${showSpan(clip)}`;
-};
+const playClip = (clip) => play(`/videos/${clip.video}`, clip, clip.name);
 
 get("player").addEventListener("error", async () => {
   const note = get("player-note");
@@ -214,7 +213,7 @@ async function findPairs(event) {
 function showCorpus(about) {
   const { run, policy } = about;
   document.title = `${about.name}: search`;
-  get("title").textContent = about.name;
+  get("title").textContent = `Corpus ${about.name}`;
   get("facts").textContent = `${about.clips.toLocaleString("en")} clips of ${about.videos.toLocaleString("en")} videos, sampled ${policy.sampling}; ` +
     `${run.model}, ${run.backend}, ${run.precision}, bundle ${run.bundle.slice(0, 12)}; ${about.index}` +
     (about.seal ? `; sealed ${about.seal.slice(0, 12)}` : "");
