@@ -14,6 +14,7 @@ from vjepa2.runtime.corpus_seal import seal_corpus
 from vjepa2.runtime.corpus_store import open_store
 from vjepa2.runtime.corpus_table import CorpusRow, build_table, encode_shard, hash_rows
 from vjepa2.runtime.corpus_videos import identify_video
+from vjepa2.runtime.decode_messages import Status
 
 FRAMES = 4  # of a clip
 
@@ -65,16 +66,25 @@ def _plan(number: int, video: tuple[str, int]) -> PlannedVideo:
 def _encode(
     shard: int, members: Sequence[PlannedVideo], vectors: Sequence[FloatArray], run: RunFacts, clip_s: float
 ) -> bytes:
-    rows, outcomes = [], []
+    rows: list[CorpusRow] = []
+    outcomes = []
     for member in members:
         mine = vectors[member.number]
+        status: Status = "ok" if len(mine) else "rejected"
         reason = None if len(mine) else "it is <b>no</b> video"
-        status = "ok" if len(mine) else "rejected"
-        facts = {"video": member.video, "status": status, "reason": reason}
-        rows += [
-            CorpusRow(**facts, clip=clip, start_s=clip * clip_s, end_s=(clip + 1) * clip_s, embedding_D=vector_D)
-            for clip, vector_D in enumerate(mine)
-        ] or [CorpusRow(**facts, clip=None, start_s=None, end_s=None, embedding_D=None)]
+        for clip, vector_D in enumerate([*mine] or [None]):
+            there = vector_D is not None
+            rows.append(
+                CorpusRow(
+                    video=member.video,
+                    clip=clip if there else None,
+                    start_s=clip * clip_s if there else None,
+                    end_s=(clip + 1) * clip_s if there else None,
+                    status=status,
+                    reason=reason,
+                    embedding_D=vector_D,
+                )
+            )
         outcomes.append(VideoOutcome(number=member.number, status=status, clips=len(mine), reason=reason))
     table = build_table(rows, run)
     footer = ShardFooter(

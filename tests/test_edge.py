@@ -20,7 +20,10 @@ from vjepa2.runtime import EmbeddingEngine
 from vjepa2.runtime.backends.base import FramesArray
 
 EDGE = ROOT / ".venv-edge" / "bin"
-ABSENT = {"torch", "torchvision", "onnx", "onnx_ir", "onnxsim", "safetensors", "transformers", "huggingface_hub"}
+ABSENT = {
+    "torch", "torchvision", "onnx", "onnx_ir", "onnxsim", "safetensors", "transformers", "huggingface_hub", "faiss",
+    "fastapi", "uvicorn", "duckdb", "pandas",
+}  # fmt: skip
 # read files that are not deployed
 OF_THE_CHECKOUT = {"test_edge.py", "test_examples.py", "test_readme.py", "test_serve.py"}
 pytestmark = pytest.mark.skipif(not (EDGE / "vjepa2").exists(), reason="no .venv-edge: make edge found no Python 3.10")

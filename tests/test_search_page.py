@@ -236,6 +236,21 @@ def test_an_upload_is_searched_by_and_something_else_is_refused(
     it.wait("document.querySelector('#found .words .row span').textContent === '0:01.5 \u2013 0:02.0'")
 
 
+def test_a_video_may_be_dropped_anywhere(small: Served, show: Any) -> None:
+    it = show(small)
+    it.run("""async () => {
+      const bytes = await (await fetch("/videos/1")).blob();
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File([bytes], "<b>mine</b>.webm"));
+      for (const name of ["dragover", "drop"]) {
+        document.body.dispatchEvent(new DragEvent(name, { dataTransfer, bubbles: true, cancelable: true }));
+      }
+    }""")
+    it.page.wait_for_selector("#found .card")
+    assert it.page.inner_text("#query-name").startswith("<b>mine</b>.webm, ")
+    assert it.page.locator("#found [title=cosine]").first.inner_text() == "1.0000"
+
+
 def test_everything_can_be_done_by_keys(small: Served, show: Any) -> None:
     it = show(small)
     it.page.focus("#filter")
@@ -310,6 +325,8 @@ def test_a_narrow_screen_has_no_sideways_scroll_and_the_player_in_sight(small: S
         "(() => { const b = document.getElementById('player').getBoundingClientRect(); return [b.top, b.bottom]; })()"
     )
     assert 0 <= box[0] < box[1] <= 844
+    it.page.click("#close")
+    assert not it.page.is_visible("#player")
 
 
 def test_ten_thousand_rows_stay_quick(large: Served, show: Any) -> None:

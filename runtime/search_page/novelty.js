@@ -2,7 +2,7 @@
 
 import { showSpan, showTime } from "./cards.js";
 
-const [HEIGHT, LEFT, BELOW, ABOVE] = [150, 40, 22, 8]; // pixels
+const [HEIGHT, LEFT, BELOW, ABOVE] = [150, 52, 22, 8]; // pixels
 const BARS = 300; // more are drawn as the highest of those that share a bar
 
 function draw(tag, attributes, text) {

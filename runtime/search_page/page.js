@@ -270,6 +270,10 @@ function listen() {
     event.preventDefault(); // or the browser would leave the page for the file
     if (allowed(event)) upload(event.dataTransfer.files[0]);
   });
+  get("close").addEventListener("click", () => {
+    get("player").pause();
+    get("screen").hidden = true;
+  });
   moveByArrows(get("found"), ".play");
   moveByArrows(get("videos"), "button");
   moveByArrows(get("strip"), "button");
