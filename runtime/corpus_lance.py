@@ -15,7 +15,6 @@ from vjepa2.errors import CorpusError
 from vjepa2.publish import explain, publish_folder
 
 from .backends.base import FloatArray
-from .corpus_messages import RunFacts
 from .corpus_output import name_shard
 from .corpus_seal import CorpusSeal
 from .corpus_store import open_store
@@ -80,17 +79,27 @@ class LanceIndex(VectorIndex):
 
 def _fill(folder: Path, output: str, seal: CorpusSeal, watch: Callable[[range], Iterable[int]]) -> None:
     schema = _extend(build_table((), seal.run), 0).schema.with_metadata({_KEY: seal.rows_sha256.encode()})
-    batches = pa.RecordBatchReader.from_batches(
-        schema, _read_batches(output, seal.run, watch(range(seal.shards)), schema)
-    )
-    lancedb.connect(str(folder)).create_table(TABLE, batches, on_bad_vectors="null")
+    failed: list[CorpusError] = []
+    batches = _read_batches(output, watch(range(seal.shards)), schema, failed)
+    reader = pa.RecordBatchReader.from_batches(schema, batches)
+    try:
+        lancedb.connect(str(folder)).create_table(TABLE, reader, on_bad_vectors="null")
+    except (RuntimeError, ValueError) as error:  # it has ours only as a text, with a traceback
+        raise failed[0] if failed else CorpusError(f"LanceDB could not write: {error!s:.300}") from error
 
 
-def _read_batches(output: str, run: RunFacts, shards: Iterable[int], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _read_batches(
+    output: str, shards: Iterable[int], schema: pa.Schema, failed: list[CorpusError]
+) -> Iterator[pa.RecordBatch]:
+    """The rows of all shards; an error that ends them is put into `failed` too."""
     store, line = open_store(output), 0
     for shard in shards:
-        with store.open_file(name_shard(shard)) as stream:
-            table, _ = read_shard(stream, f"{store.place}/{name_shard(shard)}")
+        try:
+            with store.open_file(name_shard(shard)) as stream:
+                table, _ = read_shard(stream, f"{store.place}/{name_shard(shard)}")
+        except CorpusError as error:
+            failed.append(error)
+            raise
         yield from _extend(table, line).cast(schema).to_batches()
         line += table.num_rows
 

@@ -83,7 +83,8 @@ class Uploads:
             if len(clips) == UPLOAD_CLIPS < total:
                 break  # it has no report, and what was read of it is whole
         if reading.report is not None and reading.report.status != "ok":
-            raise VideoError(f"this video is {reading.report}")
+            report = reading.report
+            raise VideoError(f"it cannot be searched by: {report if report.status == 'partial' else report.reason}")
         return Upload(key=secrets.token_hex(8), clips=tuple(clips), total=total)
 
 

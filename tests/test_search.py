@@ -388,7 +388,11 @@ def test_an_upload_that_is_no_whole_video_says_why(
     fault: str, real: tuple[Path, SearchCorpus, VectorIndex], uploads: Uploads, scene: FramesArray, tmp_path: Path
 ) -> None:
     file = tmp_path / "upload"
-    message = {"no video": "this video is rejected", "cut": "this video is partial", "short": "has 2 frames"}[fault]
+    message = {
+        "no video": "it cannot be searched by: it is not a video",
+        "cut": "it cannot be searched by: partial",
+        "short": "has 2 frames",
+    }[fault]
     if fault == "no video":
         file.write_bytes(b"PK\x03\x04 something else" * 100)
     elif fault == "cut":

@@ -218,7 +218,7 @@ def test_an_upload_that_is_no_video_says_so(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for content, status, message in (
-        (b"%PDF-1.7 a text", 422, "this video is rejected"),
+        (b"%PDF-1.7 a text", 422, "it cannot be searched by: it is not a video that can be read"),
         (b"", 400, "the file is empty"),
     ):
         answer = client.post("/api/uploads", content=content, headers=OURS)

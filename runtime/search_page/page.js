@@ -161,9 +161,13 @@ async function upload(file) {
   if (!file) return;
   say(`Embedding ${file.name} …`);
   get("drop").classList.remove("over");
-  const told = await attempt(() => ask("/api/uploads", {
-    method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
-  }));
+  const told = await attempt(async () => {
+    try {
+      return await ask("/api/uploads", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
+    } catch (error) {
+      throw new Error(`${file.name}: ${error.message}`);
+    }
+  });
   get("file").value = "";
   if (!told) return;
   if (state.blob) URL.revokeObjectURL(state.blob);
