@@ -50,7 +50,10 @@ def search_command(output: str, bundle: Path | None, port: int, lance: Path | No
                 f"http://{_HOST}:{listener.getsockname()[1]}/  (Ctrl-C ends)",
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
-            config = uvicorn.Config(create_app(service), log_level="warning", limit_concurrency=64, ws="none")
+            config = uvicorn.Config(
+                create_app(service), log_level="warning", limit_concurrency=64, ws="none",
+                timeout_graceful_shutdown=1,  # a video that is paused keeps its connection
+            )  # fmt: skip
             uvicorn.Server(config).run(sockets=[listener])
         finally:
             service.close()

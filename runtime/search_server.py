@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from vjepa2.errors import BusyError, VideoError, Vjepa2Error
 
@@ -140,7 +141,7 @@ def _add_uploads(app: FastAPI, service: SearchService) -> None:
 def _check_length(request: Request) -> None:
     """Refuse a body before it is read if it is too large or does not say how large it is."""
     said = request.headers.get("content-length", "")
-    if not said.isdecimal() or int(said) > UPLOAD_BYTES:
+    if not said.isdecimal() or len(said) > 18 or int(said) > UPLOAD_BYTES:
         raise HTTPException(413, f"a video must have a length, of at most {UPLOAD_BYTES >> 20} MiB")
     if said == "0":
         raise HTTPException(400, "the file is empty")
@@ -157,6 +158,9 @@ def _make_room() -> Iterator[BinaryIO]:
 
 
 async def _receive(request: Request, file: BinaryIO) -> None:
-    async for block in request.stream():
-        await run_in_threadpool(file.write, block)
+    try:
+        async for block in request.stream():
+            await run_in_threadpool(file.write, block)
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the upload was broken off") from error
     await run_in_threadpool(file.flush)

@@ -223,9 +223,7 @@ def test_an_upload_is_searched_by_and_something_else_is_refused(
     text = tmp_path / "notes.mp4"
     text.write_text("this is no video")
     it.page.set_input_files("#file", text)
-    it.wait(
-        "document.getElementById('said').textContent.startsWith('notes.mp4: it cannot be searched by: it is not a video')"
-    )
+    it.wait("document.getElementById('said').textContent.startsWith('notes.mp4: it cannot be searched by')")
     assert it.run("document.getElementById('said').className") == "bad"
     it.page.set_input_files("#file", write(tmp_path / "copy.mp4", scene))
     it.page.wait_for_selector("#found .card")

@@ -6,7 +6,7 @@ import { markNovelty, plotNovelty } from "./novelty.js";
 
 const get = (id) => document.getElementById(id);
 const STRIP = 60; // clips of a video that are shown at once
-const state = { map: null, query: null, video: null, places: [], listed: 0, turn: 0, blob: null };
+const state = { map: null, query: null, video: null, places: [], listed: 0, turn: 0, wish: 0, blob: null };
 
 async function ask(path, options) {
   let answer;
@@ -86,20 +86,24 @@ async function searchNow() {
 
 // a clip of the corpus becomes the query
 async function choose(row) {
+  const wish = ++state.wish;
   await attempt(async () => {
     const clip = await ask(`/api/clips/${row}`);
+    if (wish !== state.wish) return; // another was chosen in the meantime
     state.query = { row, name: `${clip.name}, ${showSpan(clip)}` };
     history.replaceState(null, "", `#${row}`);
     playClip(clip);
     get("query-name").textContent = state.query.name;
     await Promise.all([searchNow(), showVideo(clip.video)]);
-    markPlace(row);
+    if (wish === state.wish) markPlace(row);
   });
 }
 
 async function showVideo(number) {
   if (state.video === number) return;
+  const { wish } = state;
   const video = await ask(`/api/videos/${number}`);
+  if (wish !== state.wish) return;
   [state.video, state.places] = [number, video.places];
   get("strip").replaceChildren();
   growStrip();
@@ -170,6 +174,7 @@ async function upload(file) {
   });
   get("file").value = "";
   if (!told) return;
+  state.wish++;
   if (state.blob) URL.revokeObjectURL(state.blob);
   state.blob = URL.createObjectURL(file);
   [state.video, state.places] = [null, []];
