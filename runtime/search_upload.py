@@ -75,8 +75,7 @@ class Uploads:
         total = 0
         for clip in reading:
             total = clip.clips
-            row_1D = self._engine.queue.submit(clip.frames_THWC[None], "embedding").result()
-            unit_1D = to_unit(row_1D, "the upload")
+            unit_1D = to_unit(self._engine.encode(clip)[None], "the upload")
             assert clip.start_s is not None
             assert clip.end_s is not None
             clips.append(UploadedClip(start_s=clip.start_s, end_s=clip.end_s, unit_D=unit_1D[0]))
