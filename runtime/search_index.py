@@ -7,14 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 
 from vjepa2.errors import CorpusError
 
 from .backends.base import FloatArray
-
-FAISS_ROWS = 1_000_000  # all of them lie in memory: at 1024 channels, 4 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +35,6 @@ class VectorIndex(ABC):
     @abstractmethod
     def take(self, rows: Sequence[int]) -> FloatArray:
         """Rows `[K, D]`, ascending, float32."""
-
-
-class FaissIndex(VectorIndex):
-    """All rows in memory, each looked at."""
-
-    name = "FAISS IndexFlatIP"
-
-    def __init__(self, dim: int) -> None:
-        self.rows = 0
-        self._index = faiss.IndexFlatIP(dim)
-
-    def add(self, units_ND: FloatArray) -> None:
-        """Take rows of length 1, after those that are there."""
-        self._index.add(np.ascontiguousarray(units_ND, np.float32))
-        self.rows += len(units_ND)
-
-    def find_nearest(self, unit_D: FloatArray, top: int, without: range) -> list[Found]:
-        """See `VectorIndex`."""
-        selector = faiss.IDSelectorNot(faiss.IDSelectorRange(without.start, without.stop))
-        chosen = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]  # its stubs lack what its docs have
-        cosines_1K, rows_1K = self._index.search(unit_D[None], min(top, self.rows), params=chosen)
-        pairs = zip(rows_1K[0].tolist(), cosines_1K[0].tolist(), strict=True)
-        return [Found(row, cosine) for row, cosine in pairs if row >= 0]
-
-    def take(self, rows: Sequence[int]) -> FloatArray:
-        """See `VectorIndex`."""
-        units_KD: FloatArray = self._index.reconstruct_batch(np.asarray(rows, np.int64))
-        return units_KD
 
 
 def to_unit(embeddings_ND: FloatArray, where: str) -> FloatArray:

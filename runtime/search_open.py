@@ -9,7 +9,8 @@ from vjepa2.extras import import_with_extra
 from .corpus_output import read_run
 from .corpus_store import open_store
 from .search_corpus import SearchCorpus, count_rows, read_corpus
-from .search_index import FAISS_ROWS, FaissIndex, VectorIndex
+from .search_faiss import FAISS_ROWS, FaissIndex
+from .search_index import VectorIndex
 
 
 def open_search(

@@ -27,7 +27,8 @@ from vjepa2.runtime.corpus_seal import seal_corpus
 from vjepa2.runtime.decode_messages import ClipRequest
 from vjepa2.runtime.novelty import NoveltyMemory
 from vjepa2.runtime.search_corpus import SearchCorpus
-from vjepa2.runtime.search_index import FaissIndex, VectorIndex, to_unit
+from vjepa2.runtime.search_faiss import FaissIndex
+from vjepa2.runtime.search_index import VectorIndex, to_unit
 from vjepa2.runtime.search_map import project_corpus, project_plane
 from vjepa2.runtime.search_novelty import follow_novelty
 from vjepa2.runtime.search_open import open_search
