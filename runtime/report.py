@@ -10,7 +10,7 @@ from vjepa2.outputs import write_whole
 
 from .canaries import NAMES
 from .evidence import Evidence
-from .latency_report import SCENES
+from .latency_report import NORMALISING, SCENES
 from .parity_report import CandidateRow, ParityReport
 from .report_plots import plot_limits, plot_ratios, plot_times, plot_tokens
 
@@ -50,6 +50,7 @@ def render_page(evidence: Evidence) -> str:
         candidates=() if evidence.parity is None else _worst_first(evidence.parity),
         plot_tokens=plot_tokens,
         plots=plots,
+        normalising=NORMALISING,
         percent=0 if latency is None else SCENES[latency.scenario].percentile,
         drift_plot="" if drift is None else _as_image(drift.plot),
     )

@@ -25,7 +25,7 @@ ABSENT = {
     "fastapi", "uvicorn", "duckdb", "pandas",
 }  # fmt: skip
 # read files that are not deployed
-OF_THE_CHECKOUT = {"test_edge.py", "test_examples.py", "test_readme.py", "test_serve.py"}
+OF_THE_CHECKOUT = {"test_edge.py", "test_examples.py", "test_makefile.py", "test_readme.py", "test_serve.py"}
 pytestmark = pytest.mark.skipif(not (EDGE / "vjepa2").exists(), reason="no .venv-edge: make edge found no Python 3.10")
 
 _SCRIPT = """

@@ -20,7 +20,7 @@ from vjepa2.runtime.backends import BACKENDS, choice
 from vjepa2.runtime.bench_row import RowRequest
 from vjepa2.runtime.bench_worker import WorkerSubject
 from vjepa2.runtime.latency import LatencyReport, plan_rows
-from vjepa2.runtime.latency_report import LatencyRow
+from vjepa2.runtime.latency_report import NORMALISING, LatencyRow
 from vjepa2.runtime.latency_stats import (
     bound_percentile,
     compare_pairs,
@@ -188,6 +188,7 @@ def test_transformers_is_the_base_where_it_is_among_the_rows(exported: Path) -> 
     table = write_tables(report)
     assert "| 2.00 (2.00 to 2.00) |" in table
     assert "needs 64" not in table, "the base too has samples enough"
+    assert NORMALISING in table
 
 
 def test_an_interrupted_run_keeps_what_it_has_and_calls_it_partial(exported: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PREBUILT
-from tests.fake_timing import Behaviour, bench
+from tests.measured import measure_bundle
 from vjepa2.bundle import Bundle
 from vjepa2.cli import main
 from vjepa2.errors import BundleError
@@ -22,8 +22,7 @@ from vjepa2.runtime.bench_cli import write_latency
 from vjepa2.runtime.evidence import FILES, Evidence, gather_evidence, read_evidence, write_evidence
 from vjepa2.runtime.graph_reports import DriftRecord, GraphRow
 from vjepa2.runtime.latency_stats import Ratio
-from vjepa2.runtime.parity_report import TokenMap, keep_report
-from vjepa2.runtime.parity_run import ParityRequest, run_parity
+from vjepa2.runtime.parity_report import TokenMap
 from vjepa2.runtime.report_compare import compare_evidence
 from vjepa2.runtime.report_plots import plot_tokens
 
@@ -76,12 +75,7 @@ def call(*words: object) -> int:
 def measured(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle in which every report lies."""
     folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("measured") / "bundle"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vjepa2.runtime.oracle.find_missing", lambda *_, **__: "pytorch needs torch")
-        request = ParityRequest(bundles=(Bundle.open(folder),), backends=("onnxruntime",))
-        keep_report(folder, run_parity(request, save=lambda _: None))
-    times = {"onnxruntime": Behaviour((10.0, 11.0)), "onnxruntime-portable": Behaviour((12.0, 12.5))}
-    write_latency(str(folder / FILES["latency"]), bench(folder, times, seconds=3.0))
+    measure_bundle(folder)
     if not PREBUILT:
         assert call("inspect", folder, "--json", folder / FILES["lint"]) == 0
         assert call("drift", folder, "--islands", "none", "--json", folder / FILES["drift"]) == 0
@@ -127,7 +121,7 @@ def test_figures_of_the_reports_are_on_the_page(evidence: Evidence) -> None:
     for words in (
         evidence.parity.command, evidence.parity.candidates[0].worst_clip, "fails, as it must", "≥ 0.99999",
         f"{evidence.parity.candidates[0].worst.token_cosine:.9f}", "p90",
-        evidence.latency.machine.processor, "What part of its limit",
+        evidence.latency.machine.processor, "What part of its limit", "Normalising pixels is in both times",
     ):  # fmt: skip
         assert words in text, words
 
