@@ -13,9 +13,9 @@ CLIPS   ?=
 
 BIN    := .venv/bin
 VJEPA2 := $(BIN)/vjepa2
-EXTRAS := torch,export,finetune,baselines,onnxruntime,openvino,video,parquet,ray,s3,prometheus,report,examples,dev
+EXTRAS := torch,export,finetune,baselines,onnxruntime,openvino,video,parquet,ray,s3,prometheus,report,examples,lance,dev
 ifeq ($(GPU),1)
-EXTRAS := torch,export,finetune,baselines,onnxruntime-gpu,tensorrt,video,parquet,ray,s3,prometheus,report,examples,dev
+EXTRAS := torch,export,finetune,baselines,onnxruntime-gpu,tensorrt,video,parquet,ray,s3,prometheus,report,examples,lance,dev
 endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
