@@ -261,6 +261,8 @@ def test_an_encoder_of_the_context_alone_is_the_one_written_from_the_specificati
 def test_a_gate_tells_the_context_alone_from_the_whole_clip(bundles: Callable[[str], Bundle], tmp_path: Path) -> None:
     alone = export_bundle(request_for("predictor", context_only=True), tmp_path / "bundle").bundle
     whole, reference = bundles("predictor"), Reference.load(alone)
+    said = [b"context_only" in (bundle.path / "manifest.json").read_bytes() for bundle in (whole, alone)]
+    assert said == [False, True], "a bundle of before is read as it was written"
     with open_backend(whole, "onnxruntime") as backend:
         got = backend.run(reference.frames_BTHWC[:1], ("predicted",), extras_of(alone, 1)).predicted_BLD
     must = reference.outputs.predicted_BLD

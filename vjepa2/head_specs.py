@@ -1,9 +1,10 @@
 """What can stand on an encoder: predictors and probes as integers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from vjepa2.errors import SpecError
+from vjepa2.schema import ADDED_LATER
 from vjepa2.spec import ClipSpec, count_block
 
 
@@ -103,13 +104,14 @@ class HeadParts:
     predictor: PredictorSpec | None = None
     action: ActionSpec | None = None
     clip: ClipSpec | None = None  # of the predictor: it may see further than the encoder
-    context_only: bool = False  # whether the encoder before a masked predictor sees the context's tokens alone
+    # whether the encoder before a masked predictor sees the context's tokens alone
+    context_only: bool = field(default=False, metadata=ADDED_LATER)
     ahead: int | None = None  # frames from the end of the clip to what is anticipated
 
 
 def _check(spec: PredictorSpec | ActionSpec, *counts: str) -> None:
-    for field in counts:
-        if getattr(spec, field) < 1:
-            raise SpecError(f"{field} is {getattr(spec, field)}; it must be at least 1")
+    for name in counts:
+        if getattr(spec, name) < 1:
+            raise SpecError(f"{name} is {getattr(spec, name)}; it must be at least 1")
     if spec.dim % spec.heads:
         raise SpecError(f"dim is {spec.dim}; it must be a multiple of heads, {spec.heads}")
