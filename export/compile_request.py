@@ -12,7 +12,7 @@ from vjepa2.manifest import Manifest, Precision
 
 DEFAULT_LEVEL = 3  # of the builder's optimisation
 LONGEST_UNFUSED = 4096  # tokens; beyond, scores of N x N in memory are gigabytes a block
-_LOWER_LEVELS = (2, 1)  # tried after a gate that was not passed: fewer, plainer kernels
+_LOWER_LEVELS = (2, 1)  # tried next, with fewer, plainer kernels
 _PLAN_MARGIN = 1.1  # a plan holds the weights, and kernels
 _PLAN_BYTES = 64 * 2**20
 
@@ -36,6 +36,11 @@ class CompileRequest:
     def levels(self) -> tuple[int, ...]:
         """The level that was asked for, and the lower ones to try on the same graph."""
         return self.level, *(level for level in _LOWER_LEVELS if level < self.level)
+
+    def name_of(self, bundle: Bundle) -> str:
+        """What `bundle` is called in reports: its folder's name, or its path where another's folder has that name."""
+        name = bundle.path.name
+        return name if sum(each.path.name == name for each in self.bundles) == 1 else str(bundle.path)
 
 
 def choose_profile(manifest: Manifest, max_batch: int | None) -> dict[str, ShapeRange]:

@@ -7,6 +7,8 @@ from vjepa2.engine_manifest import Machine
 
 LEAST_TENSORRT = (8, 6)
 
+_NO_KERNEL = r"Could not find any implementation for node"  # among those that the builder tries at its level
+
 # what a message holds (a regular expression) -> what to do about it
 ADVICE: dict[str, str] = {
     r"No importer registered for op: LayerNormalization": (
@@ -21,9 +23,7 @@ ADVICE: dict[str, str] = {
     r"(?i)out of memory|OutOfMemory|insufficient memory|Cuda Runtime \(an illegal memory": (
         "free GPU memory, set --workspace lower, or export fewer frames or a 16-bit precision (vjepa2 plan tells)"
     ),
-    r"Could not find any implementation for node": (
-        "no kernel fits the workspace: set --workspace higher, or try another --level"
-    ),
+    _NO_KERNEL: "no kernel fits at this level: lower ones are tried next; set --workspace higher, or --level",
     r"CUDA initialization failure with error: \d+|CUDA driver version is insufficient": (
         "the driver is older than the CUDA of this TensorRT, or no GPU is free; update the driver"
     ),
@@ -42,6 +42,11 @@ ADVICE: dict[str, str] = {
 def advise(text: str) -> str | None:
     """What to do about a log or an error of TensorRT; None if nothing in it is known."""
     return next((advice for pattern, advice in ADVICE.items() if re.search(pattern, text)), None)
+
+
+def depends_on_level(text: str) -> bool:
+    """Whether a build that failed so may go well at another level of the builder."""
+    return re.search(_NO_KERNEL, text) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

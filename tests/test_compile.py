@@ -226,6 +226,57 @@ def test_what_cannot_be_built_is_not_tried_at_lower_levels(
     assert engines_of(other)
 
 
+def test_bundles_of_one_folder_name_are_told_apart_and_all_tried(
+    make_rig: Callable[..., Rig], bundle_copy: Path, tmp_path: Path
+) -> None:
+    rig = make_rig()
+    twin = Path(shutil.copytree(bundle_copy, tmp_path / "twin" / bundle_copy.name))
+    rig.script.plans = [None, b"plan"]
+    status, out, err = rig.run(bundle_copy, "--or", twin, "--json", "-")
+    assert status == 0, err
+    assert (engines_of(bundle_copy), len(engines_of(twin))) == ([], 1)
+    assert [attempt["bundle"] for attempt in json.loads(out)["attempts"]] == [str(bundle_copy), str(twin)]
+
+
+def test_where_no_kernel_fits_lower_levels_are_tried(make_rig: Callable[..., Rig], bundle_copy: Path) -> None:
+    rig = make_rig()
+    rig.script.plans = [None, None, b"plan"]
+    rig.script.messages = [("ERROR", "10: Could not find any implementation for node {ForeignNode}")]
+    status, out, err = rig.run(bundle_copy, "--json", "-")
+    assert status == 0, err
+    assert rig.levels() == [3, 2, 1]
+    assert "no kernel fits at this level: lower ones are tried next" in err
+    assert [(each["is_built"], each["is_final"]) for each in json.loads(out)["attempts"]] == [
+        (False, False), (False, False), (True, False)
+    ]  # fmt: skip
+    rig.script.plans = [None]
+    assert rig.run(bundle_copy)[0] == 2
+
+
+def test_an_engine_that_does_not_run_is_built_and_others_may(make_rig: Callable[..., Rig], bundle_copy: Path) -> None:
+    rig, built = make_rig(), []
+
+    def fail_after_building() -> None:
+        built.append(True)
+        rig.library.fail = {"cuMemAlloc_v2": 2} if len(built) < 3 else {}
+
+    rig.script.phases, rig.script.during_build = [("Building", None, 1)], fail_after_building
+    status, out, err = rig.run(bundle_copy, "--json", "-")
+    assert status == 0, err
+    assert rig.levels() == [3, 2, 1]
+    first = json.loads(out)["attempts"][0]
+    assert (first["is_built"], first["verdict"]) == (True, None)
+    assert "CUDA_ERROR_OUT_OF_MEMORY" in first["faults"][0]
+    shutil.rmtree(bundle_copy / ENGINES)
+    built[:] = []
+    rig.script.during_build = lambda: rig.library.fail.update({"cuMemAlloc_v2": 2})
+    status, _, err = rig.run(bundle_copy)
+    assert status == 1, "it was built, and did not pass"
+    assert "vjepa2: no engine passed its gate: bundle (fp32, level 3): " in err
+    assert not engines_of(bundle_copy)
+    assert rig.library.live() == 0
+
+
 def test_nothing_built_is_exit_2_and_nothing_is_left(make_rig: Callable[..., Rig], bundle_copy: Path) -> None:
     rig = make_rig()
     rig.script.plans = [None]

@@ -367,7 +367,7 @@ def test_no_plan_is_an_error_with_the_last_lines_and_advice(here: Installed, scr
         build(here, write_graph(tmp_path))
     text = str(error.value)
     assert "built no plan of portable.onnx: 4: [optimizer] Could not find any implementation" in text
-    assert "| 10: second; no kernel fits the workspace: set --workspace higher" in text
+    assert "| 10: second; no kernel fits at this level: lower ones are tried next; set --workspace higher" in text
     assert "measuring" not in text
     assert "much more" not in text
 
