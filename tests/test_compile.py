@@ -304,7 +304,16 @@ def test_no_option_leaves_the_gate_out(make_rig: Callable[..., Rig]) -> None:
     status, out, _ = make_rig().run("--help")
     assert status == 0
     options = {word.rstrip(",") for word in out.split() if word.startswith("--")}
-    assert options == {"--or", "--max-batch", "--level", "--workspace", "--timings", "--json", "--help"}
+    assert options == {
+        "--or",
+        "--max-batch",
+        "--level",
+        "--workspace",
+        "--timings",
+        "--if-possible",
+        "--json",
+        "--help",
+    }
 
 
 def test_attention_of_a_long_clip_must_be_fused_in_every_block(
@@ -406,6 +415,56 @@ def test_no_gpu_is_told(make_rig: Callable[..., Rig], bundle_copy: Path) -> None
     assert (status, err.count("\n")) == (2, 1)
     assert "no engine for bundle: there is no CUDA GPU" in err
     assert not rig.script.calls
+
+
+@pytest.mark.parametrize("lacks", ["tensorrt", "gpu"])
+def test_what_is_asked_for_if_possible_is_skipped_only_where_something_is_missing(
+    lacks: str, make_rig: Callable[..., Rig], bundle_copy: Path
+) -> None:
+    rig = make_rig()
+    rig.script.plans = [None]
+    assert rig.run(bundle_copy, "--if-possible")[0] == 2, "a build that fails is a failure"
+    if lacks == "gpu":
+        rig.library.fail["cuInit"] = 100
+    else:
+        sys.modules.pop("tensorrt")
+    status, out, err = rig.run(bundle_copy, "--if-possible")
+    assert (status, out) == (0, "")
+    assert err.startswith("skipped: no engine for bundle: ")
+    (bundle_copy / PORTABLE).write_bytes(b"")
+    assert rig.run(bundle_copy, "--if-possible")[0] == 2, "nor is a damaged bundle a reason to skip it"
+
+
+# as vjepa2: what each verb is asked to end with, and the engine that compile would make
+_VERBS = """#!/bin/sh
+echo "$@" >> {log}
+case $1 in compile) {made} exit {compiled};; embed) exit {embedded};; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("precision", "compiled", "embedded", "engine", "is_green"),
+    [
+        ("fp32", 0, 0, True, True),
+        ("fp32", 0, 2, True, False),
+        ("fp32", 2, 0, False, False),
+        ("fp32", 1, 0, False, False),
+        ("fp16", 0, 2, False, True),  # nothing here computes in fp16: told, and no failure
+        ("fp16", 0, 2, True, False),  # an engine would
+        ("fp16", 0, 1, False, False),
+    ],
+)
+def test_make_export_takes_no_failure_for_something_that_is_missing(
+    precision: str, compiled: int, embedded: int, engine: bool, is_green: bool, tmp_path: Path
+) -> None:
+    verbs, out = tmp_path / "vjepa2", tmp_path / "out"
+    made = f"mkdir -p {out}/engines;" if engine else ""
+    verbs.write_text(_VERBS.format(log=tmp_path / "log", made=made, compiled=compiled, embedded=embedded))
+    verbs.chmod(0o700)
+    words = ["make", "--assume-old", ".venv/installed", "export", f"VJEPA2={verbs}", f"OUT={out}"]
+    done = subprocess.run([*words, f"PRECISION={precision}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == is_green, done.stderr
+    assert f"compile {out} --if-possible" in (tmp_path / "log").read_text()
 
 
 def test_a_tensorrt_that_cannot_be_loaded_is_told(
