@@ -26,8 +26,8 @@ from .compile_request import (
     check_disk,
     choose_profile,
     refuse_unfusable,
-    suggest_export,
 )
+from .suggest import suggest_export
 from .tensorrt_api import BuildRequest, BuiltPlan, build_plan
 from .tensorrt_features import Features, probe_features
 from .tensorrt_log import BuildLog
@@ -114,7 +114,7 @@ def _give_up(request: CompileRequest, attempts: list[Attempt]) -> Vjepa2Error:
     lines = " | ".join(attempt.describe() for attempt in attempts)
     if not any(attempt.is_built for attempt in attempts):
         return CompileError(f"no engine could be built: {lines}")
-    return ParityError(f"no engine passed its gate: {lines}; {suggest_export(request.bundles[-1])}")
+    return ParityError(f"no engine passed its gate: {lines}; {suggest_export(request)}")
 
 
 def _attempt(bench: _Bench, bundle: Bundle, level: int) -> tuple[Attempt, tuple[bytes, EngineManifest] | None]:

@@ -27,6 +27,10 @@ _EIGHT_BITS = ("int8", "fp8")
 _NOTHING_LEFT = "the outputs are within the gate"
 _NOT_ASKED = "not asked for"
 _MISTAKE = "with every 16-bit result in float32 it is outside the gate, too: a mistake, not a lack of precision"
+_WEIGHTS = (
+    "with every 16-bit result in float32 it is outside the gate, too: its weights are too coarse in 16 bits (export it "
+    "with --islands linears), or there is a mistake"
+)
 _NOT_SIXTEEN = "nothing here is in 16 bits: a mistake, not a lack of precision"
 _BY_BACKEND = "the evaluator alone searches for them; ask for it to see what the graph's own types cost"
 
@@ -183,7 +187,11 @@ def _find_islands(
 
     cheap_first = sorted(rounding, key=lambda node: node.op_type == "MatMul")
     found = find_islands({node.name: node.op_type for node in cheap_first}, judge, case.announce, grain=grain)
-    return found, "" if found else _MISTAKE
+    return found, "" if found else _MISTAKE if naive or not _has_coarse_weights(view) else _WEIGHTS
+
+
+def _has_coarse_weights(view: GraphView) -> bool:
+    return any(view.types[name] in ("float16", "bfloat16") for name in view.tensors)
 
 
 def _measure_cost(case: _Case, candidate: Side, clip: int, islands: Islands) -> IslandCost:

@@ -28,7 +28,7 @@ from vjepa2.cli import main
 from vjepa2.engine_folder import ENGINES, open_engine
 from vjepa2.engine_manifest import Machine, Version
 from vjepa2.errors import CompileError
-from vjepa2.export.compile_request import CompileRequest, choose_profile, refuse_unfusable, suggest_export
+from vjepa2.export.compile_request import CompileRequest, choose_profile, refuse_unfusable
 from vjepa2.export.pipeline import export_bundle
 from vjepa2.export.timing_cache import read_timings, write_timings
 from vjepa2.manifest import FileInfo, Manifest, decode_manifest, encode_manifest
@@ -596,17 +596,6 @@ def test_timings_of_another_owner_or_place_are_refused(tmp_path: Path, monkeypat
         read_timings(folder, HERE)
     with pytest.raises(CompileError, match="belongs to user"):
         write_timings(folder, HERE, b"x")
-
-
-def test_a_command_that_exports_the_next_precision_is_named(exported: Path) -> None:
-    bundle = Bundle.open(exported)
-    sixteen = Bundle(Path("/a/b-fp16"), replace(bundle.manifest, precision="fp16"))
-    assert suggest_export(sixteen) == (
-        "run: vjepa2 export random --model tiny --seed 0 --frames 4 --size 64x96 --batch 1 --head embedding "
-        "--input frames --precision bf16 -o /a/b-bf16; then: vjepa2 compile /a/b-fp16 --or /a/b-bf16"
-    )
-    long = Bundle(Path("/a/b-bf16"), long_clip(bundle.manifest, precision="bf16"))
-    assert "no precision is left to try" in suggest_export(long)
 
 
 def test_levels_go_down_from_the_one_asked_for(exported: Path, tmp_path: Path) -> None:
