@@ -21,6 +21,7 @@ from vjepa2.export.lint import lint_file, lint_graph, load_graph
 from vjepa2.export.pipeline import export_bundle
 from vjepa2.manifest import Precision
 from vjepa2.outputs import write_json
+from vjepa2.runtime import Reference
 from vjepa2.spec import ClipSpec
 
 CLIP = ClipSpec(frames=4, height=32, width=48)
@@ -47,6 +48,7 @@ def test_the_islands_that_drift_finds_bring_a_red_graph_back(tmp_path: Path) -> 
         export_bundle(hard_request(), tmp_path / "red")
     red = export_bundle(hard_request(accept=LESS), tmp_path / "red").bundle
     report = report_drift(red, islands="roles")
+    assert report.clip != Reference.load(red).probe, "the clip that moves most is not the one that is lost"
     assert report.islands is not None
     write_json(str(tmp_path / "drift.json"), report)
     islands = read_islands(str(tmp_path / "drift.json"))
