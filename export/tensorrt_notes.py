@@ -68,6 +68,12 @@ class KnownFault:
 
 _TENSORRT = "https://github.com/NVIDIA/TensorRT/issues/"
 KNOWN_FAULTS = (
+    KnownFault(
+        first=(8, 6),
+        last=(8, 6),
+        symptom="a ViT in fp16 wrong where types are hints, right where the graph's hold; 8.6 has hints alone",
+        link="https://github.com/NVIDIA/TensorRT-LLM/issues/3223",
+    ),
     KnownFault(first=(10, 0), last=(10, 4), symptom="transformers wrong, right again in 10.5", link=f"{_TENSORRT}4419"),
     KnownFault(first=(10, 3), last=(10, 3), symptom="a ViT in fp16 wrong, right in 8.6", link=f"{_TENSORRT}4723"),
     KnownFault(first=(10, 4), last=(10, 4), symptom="a ViT wrong even in fp32", link=f"{_TENSORRT}4742"),
@@ -91,6 +97,12 @@ KNOWN_FAULTS = (
         first=(8, 6), last=(10, 16), sms=(120,), symptom="fused attention wrong in 16 bit", link=f"{_TENSORRT}4837"
     ),
     KnownFault(first=(11, 2), last=(11, 2), symptom="attention on a transposed input wrong", link=f"{_TENSORRT}4826"),
+    KnownFault(
+        first=(11, 2),
+        last=(11, 2),
+        symptom="what is fused from the input to the output garbage or NaN",
+        link="https://github.com/rerun-io/examples-monorepo/pull/87",
+    ),
 )
 
 
