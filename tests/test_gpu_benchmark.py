@@ -5,6 +5,7 @@ The interpreters are scripts that answer as the real ones would; only they know 
 
 import importlib
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -284,6 +285,24 @@ def test_a_variant_without_finite_figures_is_a_failure(make_interpreter: Callabl
     facts, found = compare_workers([command], rounds=1, calls=1)
     assert (facts, found.variants) == ({}, {})
     assert found.failures["torch"].startswith("it gives numbers that are not finite: {'token_cosine': nan")
+
+
+def test_neither_av_nor_onnxsim_is_needed(tmp_path: Path) -> None:
+    """Export and all that compares, with both blocked as where they are not installed."""
+    words = ["export", "random", "--model", "vitl", "--layers", "1", "--frames", "2", "--size", "32", "--seed", "0"]
+    words += ["--precision", "bf16", "--no-simplify", "-o", str(tmp_path / "bundle")]
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys(["av", "onnxsim", "onnxruntime", "openvino", "transformers"]))
+import benchmarks.gpu.__main__, benchmarks.gpu.torch_worker, vjepa2.export.compile_cli
+from vjepa2.cli import main
+main({words})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=interpreters.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert Bundle.open(tmp_path / "bundle").manifest.precision == "bf16"
 
 
 # ---- turns
