@@ -21,7 +21,8 @@ from vjepa2.size_option import read_size
 from vjepa2.spec import Head
 
 from .describe import ExportRequest
-from .island_sets import ISLAND_SETS, read_islands
+from .island_file import read_islands
+from .island_sets import ISLAND_SETS
 from .pipeline import ExportResult, export_bundle
 
 _FRAMES = 16

@@ -1,4 +1,4 @@
-"""Which nodes does `--islands` name: those of a set, or those that `vjepa2 drift` found?
+"""Which nodes of a graph are to be float32 islands: those of a set, or those that were named?
 
 In a graph of 16 bits LayerNorm, the residual stream and GELU are float32 anyway. What is left are the products of a
 block's linear layers with what adds their biases, and attention.
@@ -6,10 +6,8 @@ block's linear layers with what adds their biases, and attention.
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from vjepa2.errors import ExportError, SpecError
-from vjepa2.runtime.evidence import read_drift
+from vjepa2.errors import ExportError
 
 # a name -> what the names of its nodes match
 ISLAND_SETS = {
@@ -18,19 +16,6 @@ ISLAND_SETS = {
     "mlp": r"blocks\.\d+\.mlp\.(fc1|fc2)/",
 }
 _ATTENTION = re.compile(r"(.*/)(MatMul_scores_BAMN|Softmax_weights_BAMN|MatMul_mixed_BAMK)")
-
-
-def read_islands(word: str) -> tuple[str, ...]:
-    """What one `--islands` says: the name of a set, or the names of nodes in the JSON that drift wrote."""
-    if word in ISLAND_SETS:
-        return (word,)
-    file = Path(word)
-    if not file.is_file():
-        raise SpecError(f"islands is {word!r}; it must be {', '.join(ISLAND_SETS)}, or what vjepa2 drift --json wrote")
-    record = read_drift(file)
-    if record.islands is None:
-        raise SpecError(f"{file} holds no islands: {record.islands_note}")
-    return tuple(dict.fromkeys(name for island in record.islands.islands for name in island.nodes))
 
 
 def choose_islands(asked: Sequence[str], nodes: Iterable[str]) -> tuple[str, ...]:

@@ -78,6 +78,7 @@ MAY_IMPORT = {
     "export/compile_request.py": set(),
     "export/suggest.py": set(),
     "export/island_sets.py": set(),
+    "export/island_file.py": set(),
     "export/build_watch.py": {"rich"},
     "export/timing_cache.py": set(),
     "export/tensorrt_notes.py": set(),
@@ -191,7 +192,7 @@ MAY_IMPORT = {
 PROVES = {
     "export/pipeline.py", "export/compile.py", "export/prove.py", "export/watch.py", "export/drift.py",
     "export/drift_figures.py", "export/drift_plot.py", "export/drift_report.py", "export/island_cost.py",
-    "export/reference.py", "export/canaries.py",
+    "export/reference.py", "export/canaries.py", "export/suggest.py", "export/island_file.py",
 }  # fmt: skip
 # what in runtime builds the model itself
 REBUILDS = {"runtime/backends/pytorch.py", "runtime/backends/peers.py", "runtime/backends/peers_export.py"}

@@ -16,7 +16,8 @@ from vjepa2.errors import ExportError, ParityError, SpecError
 from vjepa2.export.describe import ExportRequest
 from vjepa2.export.drift_report import report_drift
 from vjepa2.export.graph_view import GraphView
-from vjepa2.export.island_sets import ISLAND_SETS, choose_islands, read_islands
+from vjepa2.export.island_file import read_islands
+from vjepa2.export.island_sets import ISLAND_SETS, choose_islands
 from vjepa2.export.lint import lint_file, lint_graph, load_graph
 from vjepa2.export.pipeline import export_bundle
 from vjepa2.manifest import Precision
