@@ -232,6 +232,7 @@ def test_an_upload_is_searched_by_and_something_else_is_refused(
     assert first.locator("[title=cosine]").inner_text() == "1.0000"
     it.wait("document.getElementById('player').videoWidth === 160")
     assert it.run("document.getElementById('player').src").startswith(f"blob:{small.origin}")
+    assert it.page.is_disabled("#others")
     it.page.click("#strip button >> nth=3")
     it.wait("document.querySelector('#found .words .row span').textContent === '0:01.5 \u2013 0:02.0'")
 
