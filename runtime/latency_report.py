@@ -70,7 +70,7 @@ class LatencyReport:
     """One run of `vjepa2 bench`."""
 
     passed: bool  # whole, and every row was proved and timed
-    partial: bool  # it was interrupted
+    partial: bool  # interrupted, or still running
     faults: tuple[str, ...]  # why it did not pass
     command: str  # that makes such a report; empty if it was not made on the command line
     date: str

@@ -124,8 +124,8 @@ FILES = sorted(file.name for file in (ROOT / "tests").glob("test_*.py") if is_fo
 FILES = [name for name in FILES if name not in OF_THE_CHECKOUT]
 # why a test may be skipped there: what it compares with, or a device, is not there
 EXCUSES = (
-    "torch", "transformers", "tensorrt", "onnx'", "'ray'", "'s3fs'", "'fsspec'", "'jinja2'", "'duckdb'", "'lancedb'",
-    "'pandas'", "GPU", "CUDA", "ExecutionProvider", "bfloat16", "float16",
+    "torch", "transformers", "tensorrt", "onnx'", "'ray'", "'s3fs'", "'fsspec'", "'jinja2'", "'jsonschema'",
+    "'playwright'", "'duckdb'", "'lancedb'", "'pandas'", "GPU", "CUDA", "ExecutionProvider", "bfloat16", "float16",
 )  # fmt: skip
 
 
