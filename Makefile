@@ -37,8 +37,8 @@ install: .venv/installed  ## .venv with every extra this kind of machine can use
 
 export: install  ## export MODEL with WEIGHTS, prove it, compile it if there is a GPU, embed VIDEO
 	$(VJEPA2) export $(SOURCE) $(EXPORT) -o $(OUT)
-	@$(VJEPA2) compile $(OUT) || { test $$? = 2 && echo 'engine: skipped, for the reason above'; }
-	$(VJEPA2) embed $(OUT) $(VIDEO) -o $(OUT).npy $(if $(filter fp32 int8,$(PRECISION)),,|| { test $$? = 2 && echo 'embedding: skipped, for the reason above'; })
+	$(VJEPA2) compile $(OUT) --if-possible
+	$(VJEPA2) embed $(OUT) $(VIDEO) -o $(OUT).npy $(if $(filter fp32 int8,$(PRECISION)),,|| { test $$? = 2 && test ! -d $(OUT)/engines && echo 'embedding: skipped, for the reason above'; })
 	@echo 'bundle: $(OUT)'
 	@test '$(filter random hard,$(WEIGHTS))' = '' || echo 'These weights are random and the embedding means nothing. Trained ones: make export WEIGHTS=facebook/vjepa2-vitl-fpc64-256'
 

@@ -76,6 +76,8 @@ MAY_IMPORT = {
     "export/compile.py": set(),
     "export/compile_cli.py": {"click", "rich"},
     "export/compile_request.py": set(),
+    "export/suggest.py": set(),
+    "export/island_sets.py": set(),
     "export/build_watch.py": {"rich"},
     "export/timing_cache.py": set(),
     "export/tensorrt_notes.py": set(),
