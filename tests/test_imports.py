@@ -296,6 +296,20 @@ def test_imports_on_a_bare_device(statement: str, needs: set[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_an_app_imports_what_it_needs_and_nothing_that_measures_or_proves() -> None:
+    listed = "import sys, vjepa2.runtime as r; print(*sorted(sys.modules)); assert all(getattr(r, n) for n in r.__all__)"
+    done = run_blocked(set(), listed)
+    assert done.returncode == 0, done.stderr
+    modules = set(done.stdout.split())
+    ours = {name.removeprefix("vjepa2.runtime.") for name in modules if name.startswith("vjepa2.runtime.")}
+    assert {"embedding", "decoder", "backends.choice"} <= ours
+    later = ("bench", "corpus", "evidence", "latency", "machine_state", "parity", "reference", "report")
+    assert {name for name in ours if name.startswith(later)} == set()
+    assert {name.partition(".")[0] for name in modules} & (HEAVY | {"vjepa2.export"}) == {"numpy"}
+    done = run_blocked(set(), "import vjepa2.runtime; vjepa2.runtime.measure")
+    assert "AttributeError: module 'vjepa2.runtime' has no attribute 'measure'" in done.stderr
+
+
 def test_blocking_a_library_is_felt() -> None:
     assert run_blocked({"numpy"}, "import vjepa2.runtime").returncode == 1
 
