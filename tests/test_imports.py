@@ -156,6 +156,7 @@ MAY_IMPORT = {
     "runtime/backends/pytorch.py": {"numpy", "torch"},
     "runtime/backends/held_tensors.py": {"torch"},
     "runtime/backends/torch_rates.py": {"torch"},
+    "runtime/backends/torch_watch.py": {"torch"},
     "runtime/backends/ort_binding.py": {"numpy", "onnxruntime"},
     "runtime/backends/peers.py": {"torch", "transformers"},
     "runtime/backends/peers_export.py": {"torch"},
