@@ -354,6 +354,20 @@ def test_shared_memory_cannot_be_shrunk_beneath_the_parent() -> None:
         worker.close()
 
 
+def test_a_worker_gets_nothing_of_the_apps_environment_but_where_libraries_lie(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/libraries")
+    before = children()
+    with VideoDecoder() as decoder:
+        assert decoder.read(video, REQUEST)[1].status == "ok"
+        lines = Path(f"/proc/{only_worker(before)}/environ").read_text().rstrip("\0").split("\0")
+    names = {line.partition("=")[0] for line in lines}
+    assert names == {"LD_LIBRARY_PATH", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MALLOC_ARENA_MAX"}
+
+
 def test_a_worker_has_the_limits_that_it_was_told(decoder: VideoDecoder, video: Path) -> None:
     before = children()
     assert str(decoder.read(video, REQUEST)[1]) == "ok"
