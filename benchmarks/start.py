@@ -115,7 +115,9 @@ def main(folder: str) -> int:
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "openvino", "torch", "transformers"))
     print(f"{date.today()}, {platform.machine()}, Python {platform.python_version()}, {versions}: ", end="")
     print(f"{manifest.model.name}, {manifest.clip.frames} frames, median of {ROUNDS} rounds\n")
-    print(f"`import vjepa2.runtime` without torch: {bare['import']:.2f} s, {bare['processor']:.2f} s of the processor\n")
+    print(
+        f"`import vjepa2.runtime` without torch: {bare['import']:.2f} s, {bare['processor']:.2f} s of the processor\n"
+    )
     print(f"| seconds | {' | '.join(STEPS)} |\n|{'---|' * (len(STEPS) + 1)}")
     for ran, times in rows.items():
         times["all to the first clip"] = sum(times.values()) - times["second clip"]

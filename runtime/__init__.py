@@ -25,6 +25,7 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
 
+
 __all__ = [
     "Backend",
     "BenchOptions",

@@ -298,7 +298,9 @@ def test_imports_on_a_bare_device(statement: str, needs: set[str]) -> None:
 
 
 def test_an_app_imports_what_it_needs_and_nothing_that_measures_or_proves() -> None:
-    listed = "import sys, vjepa2.runtime as r; print(*sorted(sys.modules)); assert all(getattr(r, n) for n in r.__all__)"
+    listed = (
+        "import sys, vjepa2.runtime as r; print(*sorted(sys.modules)); assert all(getattr(r, n) for n in r.__all__)"
+    )
     done = run_blocked(set(), listed)
     assert done.returncode == 0, done.stderr
     modules = set(done.stdout.split())

@@ -219,9 +219,9 @@ def test_what_was_refused_once_is_refused_again_in_the_same_words(
     with open_backend(Bundle.open(exported), name) as backend:
         monkeypatch.setattr(onnxrt, "check_placement", refuse)
         for _ in range(3):
-            with pytest.raises(BackendError, match="^it ran elsewhere$"):
+            with pytest.raises(BackendError, match=r"^it ran elsewhere$"):
                 backend.run(FRAMES)
-        with pytest.raises(BackendError, match="^it ran elsewhere$"):
+        with pytest.raises(BackendError, match=r"^it ran elsewhere$"):
             backend.hold(FRAMES).compute()
         assert not list((tmp_path / "profiles").iterdir())
 

@@ -140,7 +140,9 @@ class OnnxRuntimeBackend(Backend):
         try:
             self.placement = read_profile(Path(profile), exact="tf32" if self._asked == "tf32" else "fp32")
         except (OSError, ValueError) as error:  # a full disk
-            raise BackendError(f"onnxruntime's profile cannot be read ({error}); see that {profile} has room") from error
+            raise BackendError(
+                f"onnxruntime's profile cannot be read ({error}); see that {profile} has room"
+            ) from error
         self.precision = check_placement(
             self.name, self.placement, place=self.provider, precision=self._asked, allow=self.options.allow
         )
@@ -245,7 +247,9 @@ def _call_in_thread(call: Callable[[], list[FloatArray]]) -> list[FloatArray]:
         try:
             future = thread.submit(call)
         except RuntimeError as error:
-            raise BackendError(f"onnxruntime takes no clip while Python ends ({error}); run before, and close") from error
+            raise BackendError(
+                f"onnxruntime takes no clip while Python ends ({error}); run before, and close"
+            ) from error
         return future.result()
 
 
