@@ -13,15 +13,17 @@ CLIPS   ?=
 
 BIN    := .venv/bin
 VJEPA2 := $(BIN)/vjepa2
-EXTRAS := torch,export,finetune,baselines,onnxruntime,openvino,video,parquet,prometheus,report,examples,dev
+EXTRAS := torch,export,finetune,baselines,onnxruntime,openvino,video,parquet,ray,s3,prometheus,report,examples,lance,dev
 ifeq ($(GPU),1)
-EXTRAS := torch,export,finetune,baselines,onnxruntime-gpu,tensorrt,video,parquet,prometheus,report,examples,dev
+EXTRAS := torch,export,finetune,baselines,onnxruntime-gpu,tensorrt,video,parquet,ray,s3,prometheus,report,examples,lance,dev
 endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
 EXPORT := --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(LAYERS),--layers $(LAYERS)) $(if $(CLIPS),--clips $(CLIPS)) --precision $(PRECISION)
 
-.PHONY: help install export edge test test-full check format lint bench bench-arena bench-cost bench-start bench-throughput drift gpu prove-giant probe-tensorrt bench-memory bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision prove-corpus report clean
+.PHONY: help install export edge test test-full check format lint bench bench-arena bench-cost bench-start bench-throughput drift gpu prove-giant probe-tensorrt bench-memory bench-scaling bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision prove-corpus report readme clean
+
+.NOTPARALLEL:  # two that measure would disturb each other
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -39,6 +41,9 @@ export: install  ## export MODEL with WEIGHTS, prove it, compile it if there is 
 	$(VJEPA2) embed $(OUT) $(VIDEO) -o $(OUT).npy $(if $(filter fp32 int8,$(PRECISION)),,|| { test $$? = 2 && echo 'embedding: skipped, for the reason above'; })
 	@echo 'bundle: $(OUT)'
 	@test '$(filter random hard,$(WEIGHTS))' = '' || echo 'These weights are random and the embedding means nothing. Trained ones: make export WEIGHTS=facebook/vjepa2-vitl-fpc64-256'
+
+$(OUT)/manifest.json: | install
+	$(VJEPA2) export $(SOURCE) $(EXPORT) -o $(OUT)
 
 # The edge is Python 3.10 without torch, as on JetPack 6. Where there is none, tests/test_edge.py says so and skips.
 PYTHON310 ?= $(shell python3.10 -c 'import sys; print(sys.executable)' 2>/dev/null || ls "$$(pyenv prefix $$(pyenv latest 3.10))/bin/python" 2>/dev/null)
@@ -94,10 +99,10 @@ gpu:  ## engines beside torch on this machine's GPU, into docs/gpu: PYTHON= with
 
 BACKENDS ?=
 BENCH_SECONDS ?= 60
+BENCH = $(VJEPA2) bench $(OUT) $(if $(BACKENDS),--backends $(BACKENDS)) --seconds $(BENCH_SECONDS)
 
-bench: install  ## how much faster: every backend of OUT that runs here beside transformers' own, proved, in turns (LAYERS=2: a cut model)
-	test -f $(OUT)/manifest.json || $(VJEPA2) export $(SOURCE) $(EXPORT) -o $(OUT)
-	$(VJEPA2) bench $(OUT) $(if $(BACKENDS),--backends $(BACKENDS)) --seconds $(BENCH_SECONDS) --json $(OUT).latency.json
+bench: $(OUT)/manifest.json  ## how much faster: every backend of OUT that runs here beside transformers' own, proved, in turns (LAYERS=2: a cut model)
+	$(BENCH) --json $(OUT).latency.json
 
 bench-cost: install  ## what measuring adds to a backend that spins for a known time: at most 1 %
 	test -f artifacts/tiny/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --layers 1 --frames 2 --size 32 --no-simplify -o artifacts/tiny
@@ -113,6 +118,17 @@ bench-throughput: install  ## encode on VIDEOS short videos beside its backend o
 	test -f artifacts/vitl-6-layers-8x192-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --layers 6 --frames 8 --size 192 --no-simplify -o artifacts/vitl-6-layers-8x192-fp32
 	$(BIN)/python benchmarks/throughput.py artifacts/vitl-6-layers-8x192-fp32 $(VIDEOS)
 
+# the clips of ViT-L cut to 2 blocks: on each axis they agree on the others
+SCALING := 8x256x1 16x256x1 32x256x1 16x384x1 16x256x2
+SCALING_BACKENDS ?= onnxruntime,openvino
+SCALING_FOLDERS := $(SCALING:%=artifacts/scaling/%)
+
+artifacts/scaling/%/manifest.json: | install
+	$(VJEPA2) export random --model vitl --seed 0 --layers 2 --frames $(word 1,$(subst x, ,$*)) --size $(word 2,$(subst x, ,$*)) --batch $(word 3,$(subst x, ,$*)) --no-simplify -o $(@D)
+
+bench-scaling: $(SCALING_FOLDERS:%=%/manifest.json)  ## how time grows with frames (8, 16, 32), size (256, 384) and batch (1, 2): ViT-L cut to 2 layers
+	$(VJEPA2) bench $(SCALING_FOLDERS) --backends $(SCALING_BACKENDS) --seconds 20 --json artifacts/scaling/latency.json
+
 bench-memory: install  ## what ONNX Runtime holds beside what `vjepa2 plan` says: both graphs, 8 to 64 frames (6 GB of memory)
 	$(BIN)/python benchmarks/memory.py
 
@@ -121,14 +137,37 @@ prove-giant: install  ## ViT-g (4 GB): export, simplify, prove in ONNX Runtime; 
 
 # another precision is held to the float32 bundle of the same weights, where there is one
 SIBLING := $(OUT:-$(PRECISION)=-fp32)
+PARITY = $(VJEPA2) parity $(OUT) $(if $(BACKENDS),--backends $(BACKENDS)) $(if $(filter-out fp32,$(PRECISION)),$(if $(wildcard $(SIBLING)/manifest.json),--reference $(SIBLING))) $(if $(CLIPS),--clips $(CLIPS))
 
-parity: install  ## hold the bundle of `make export` in every backend here to PyTorch float32, and its gate to eight mistakes
-	test -f $(OUT)/manifest.json || $(VJEPA2) export $(SOURCE) --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) --precision $(PRECISION) -o $(OUT)
-	$(VJEPA2) parity $(OUT) $(if $(BACKENDS),--backends $(BACKENDS)) $(if $(filter-out fp32,$(PRECISION)),$(if $(wildcard $(SIBLING)/manifest.json),--reference $(SIBLING))) $(if $(CLIPS),--clips $(CLIPS)) --json $(OUT).parity.json
+parity: $(OUT)/manifest.json  ## hold the bundle of `make export` in every backend here to PyTorch float32, and its gate to eight mistakes
+	$(PARITY) --json $(OUT).parity.json
 
-report: install  ## one page of what is known of the bundle of `make export`; make parity and make bench measure first
-	test -f $(OUT)/manifest.json || $(VJEPA2) export $(SOURCE) $(EXPORT) -o $(OUT)
+REPORTS := $(addprefix $(OUT)/reports/,parity.json latency.json inspect.json drift.json)
+# what was measured and is not good is for the page to tell; what cannot be measured is said, and the page says so too
+FOR_THE_PAGE = || case $$? in 1) echo '$(@F): not passed; the page says why';; \
+	2) echo '$(@F): not measured, for the reason above';; *) exit 1;; esac
+
+report: $(REPORTS)  ## one page of what is known of the bundle of `make export`; measures what was not measured yet
 	$(VJEPA2) report $(OUT) --json $(OUT).report.json
+
+.PRECIOUS: $(REPORTS)  # what an interrupted run leaves is called partial, not removed
+$(REPORTS): | $(OUT)/manifest.json
+$(OUT)/reports/parity.json:
+	$(PARITY) $(FOR_THE_PAGE)
+
+$(OUT)/reports/latency.json:
+	$(BENCH) $(FOR_THE_PAGE)
+
+$(OUT)/reports/inspect.json:
+	mkdir -p $(@D)
+	$(VJEPA2) inspect $(OUT) --json $@ $(FOR_THE_PAGE)
+
+$(OUT)/reports/drift.json:
+	mkdir -p $(@D)
+	$(VJEPA2) drift $(OUT) --json $@ $(FOR_THE_PAGE)
+
+readme: install  ## what make parity and make bench measured of OUT into README's tables, and into docs/results
+	$(BIN)/python -m benchmarks.readme $(OUT)
 
 # transformers' processor needs torchvision, which beside the CPU's torch goes in without its dependencies
 .venv-processor/installed: constraints.txt

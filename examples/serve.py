@@ -1,7 +1,10 @@
-"""How do other programs get embeddings over HTTP? KServe's /v2 routes: frames come in, embeddings go out, as JSON.
+"""How do other programs get embeddings over HTTP? KServe's /v2 routes: frames come in, embeddings go out.
 
-    python examples/serve.py BUNDLE [--port 8000]
+    python examples/serve.py BUNDLE [--port 8000] [--takes videos|clips]
 
+Of a video, frames of any number and size, a clip is chosen and cut here; a clip is of the model's size and computed as
+it is, which is what Triton takes, and the clients beside this file send.
+Either is JSON, or bytes behind JSON, as `tritonclient` sends and asks for them (KServe's binary data extension).
 Frames are sent, never named: nothing that a client says is opened. There are no passwords and no patience with slow
 clients, so it listens on this machine alone; put a proxy before it. Embeddings of random weights mean nothing.
 """
@@ -9,37 +12,60 @@ clients, so it listens on this machine alone; put a proxy before it. Embeddings 
 import sys
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import click
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.base import RequestResponseEndpoint
 
 from vjepa2.errors import VideoError, Vjepa2Error
 from vjepa2.runtime import EmbeddingEngine
+from vjepa2.runtime.backends.base import FloatArray, FramesArray
 
+Takes = Literal["videos", "clips"]
 MAX_BYTES = 64 * 2**20  # of a request; a number of JSON takes up to four
+JSON_BYTES = "inference-header-content-length"  # the header that says where bytes begin
+
+
+class Sent(BaseModel, extra="forbid"):
+    """How many bytes of an input lie behind the JSON."""
+
+    binary_data_size: NonNegativeInt
 
 
 class Frames(BaseModel, extra="forbid"):
-    """Videos of one size and length: values in the order of `shape`, which is `[B, T, H, W, 3]`."""
+    """Videos of one size and length: values in the order of `shape`, which is `[B, T, H, W, 3]`, here or as bytes."""
 
     name: Literal["frames"]
     datatype: Literal["UINT8"]
     shape: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, Literal[3]]
-    data: list[Annotated[int, Field(strict=True, ge=0, le=255)]]
+    data: list[Annotated[int, Field(strict=True, ge=0, le=255)]] | None = None
+    parameters: Sent | None = None
+
+
+class Form(BaseModel, extra="forbid"):
+    """Whether an output is wanted as bytes."""
+
+    binary_data: bool = False
 
 
 class Wanted(BaseModel, extra="forbid"):
     """An output."""
 
     name: Literal["embedding"]
+    parameters: Form = Form()
+
+
+class Forms(BaseModel, extra="forbid"):
+    """Whether every output is wanted as bytes."""
+
+    binary_data_output: bool = False
 
 
 class InferRequest(BaseModel, extra="forbid"):
@@ -48,6 +74,53 @@ class InferRequest(BaseModel, extra="forbid"):
     id: str = ""
     inputs: tuple[Frames]
     outputs: tuple[Wanted, ...] = ()  # all there are, which is one
+    parameters: Forms = Forms()
+
+    @property
+    def wants_bytes(self) -> bool:
+        """Whether the embedding goes behind the JSON."""
+        return self.outputs[0].parameters.binary_data if self.outputs else self.parameters.binary_data_output
+
+
+async def read_request(request: Request) -> tuple[InferRequest, FramesArray]:
+    """What is asked, and the videos `[B, T, H, W, 3]` that came with it."""
+    body = memoryview(await request.body())
+    said = request.headers.get(JSON_BYTES, str(len(body)))
+    if not (said.isascii() and said.isdigit() and int(said) <= len(body)):
+        raise VideoError(f"{JSON_BYTES} must be a number of at most the {len(body)} bytes that were sent")
+    try:
+        asked = InferRequest.model_validate_json(bytes(body[: int(said)]))
+    except ValidationError as error:
+        found = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_input=False)]
+        raise RequestValidationError(found) from error
+    return asked, take_frames(asked.inputs[0], body[int(said) :])
+
+
+def take_frames(frames: Frames, behind: memoryview) -> FramesArray:
+    """The array that `frames` describes, of its own numbers or of the bytes behind the JSON."""
+    if (frames.data is None) == (frames.parameters is None):
+        raise VideoError("frames are either data, or parameters with the binary_data_size of what follows the JSON")
+    size = 0 if frames.parameters is None else frames.parameters.binary_data_size
+    if size != len(behind):
+        raise VideoError(f"{len(behind)} bytes follow the JSON; binary_data_size is {size}")
+    values = np.frombuffer(behind, np.uint8) if frames.data is None else np.array(frames.data, np.uint8)
+    if len(values) != prod(frames.shape):
+        raise VideoError(f"there are {len(values)} values; {list(frames.shape)} are {prod(frames.shape)}")
+    videos_BTHWC: FramesArray = values.reshape(frames.shape)
+    return videos_BTHWC
+
+
+def answer_with(asked: InferRequest, name: str, rows_BD: FloatArray) -> Response:
+    """The embeddings as they are wanted."""
+    output: dict[str, Any] = {"name": "embedding", "datatype": "FP32", "shape": rows_BD.shape}
+    record = {"model_name": name, "id": asked.id, "outputs": [output]}
+    if not asked.wants_bytes:
+        output["data"] = rows_BD.ravel().tolist()
+        return JSONResponse(record)
+    output["parameters"] = {"binary_data_size": rows_BD.nbytes}
+    head = JSONResponse(record).body
+    headers = {JSON_BYTES: str(len(head))}
+    return Response(bytes(head) + rows_BD.tobytes(), headers=headers, media_type="application/octet-stream")
 
 
 async def limit_length(request: Request, answer: RequestResponseEndpoint) -> Response:
@@ -67,9 +140,20 @@ async def explain(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 400)
 
 
-def create_app(engine: EmbeddingEngine) -> FastAPI:
+def embed(engine: EmbeddingEngine, takes: Takes, videos_BTHWC: FramesArray) -> FloatArray:
+    """Embeddings `[B, D]`; any number of threads may ask."""
+    if takes == "videos":
+        return engine.encode(list(videos_BTHWC))
+    sides = engine.backend.bundle.manifest.frames_shape
+    if videos_BTHWC.shape[1:] != sides:
+        raise VideoError(f"the shape is {list(videos_BTHWC.shape)}; clips are [B, {', '.join(map(str, sides))}]")
+    return engine.queue.submit(videos_BTHWC, "embedding").result()
+
+
+def create_app(engine: EmbeddingEngine, takes: Takes = "videos") -> FastAPI:
     """The service of an open engine, which stays the caller's to close."""
     name = engine.backend.bundle.path.name
+    sides = (-1, -1, -1, 3) if takes == "videos" else engine.backend.bundle.manifest.frames_shape
     dim = next(info.shape[-1] for info in engine.backend.bundle.manifest.outputs if info.name == "embedding")
     app = FastAPI(exception_handlers=dict.fromkeys((RequestValidationError, HTTPException, VideoError), explain))
     app.middleware("http")(limit_length)
@@ -86,19 +170,14 @@ def create_app(engine: EmbeddingEngine) -> FastAPI:
 
     @app.get(f"/v2/models/{name}")
     async def describe() -> dict[str, Any]:
-        inputs = [{"name": "frames", "datatype": "UINT8", "shape": [-1, -1, -1, -1, 3]}]
+        inputs = [{"name": "frames", "datatype": "UINT8", "shape": [-1, *sides]}]
         outputs = [{"name": "embedding", "datatype": "FP32", "shape": [-1, dim]}]
         return {"name": name, "platform": engine.backend.name, "inputs": inputs, "outputs": outputs}
 
     @app.post(f"/v2/models/{name}/infer")
-    def infer(request: InferRequest) -> dict[str, Any]:
-        frames = request.inputs[0]
-        if len(frames.data) != prod(frames.shape):
-            raise VideoError(f"there are {len(frames.data)} values; {list(frames.shape)} are {prod(frames.shape)}")
-        videos_BTHWC = np.array(frames.data, np.uint8).reshape(frames.shape)
-        rows_BD = engine.encode(list(videos_BTHWC))  # any number of threads may
-        output = {"name": "embedding", "datatype": "FP32", "shape": rows_BD.shape, "data": rows_BD.ravel().tolist()}
-        return {"model_name": name, "id": request.id, "outputs": [output]}
+    def infer(sent: Annotated[tuple[InferRequest, FramesArray], Depends(read_request)]) -> Response:
+        asked, videos_BTHWC = sent
+        return answer_with(asked, name, embed(engine, takes, videos_BTHWC))
 
     return app
 
@@ -106,10 +185,11 @@ def create_app(engine: EmbeddingEngine) -> FastAPI:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-def main(bundle: Path, port: int) -> None:
+@click.option("--takes", type=click.Choice(get_args(Takes)), default="videos", show_default=True)
+def main(bundle: Path, port: int, takes: Takes) -> None:
     """Serve BUNDLE on this machine."""
     with EmbeddingEngine.open(bundle, warm_up=True) as engine:
-        uvicorn.run(create_app(engine), port=port, limit_concurrency=16)
+        uvicorn.run(create_app(engine, takes), port=port, limit_concurrency=16)
 
 
 if __name__ == "__main__":

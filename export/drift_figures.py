@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vjepa2.runtime.backends.base import FloatArray
+from vjepa2.runtime.figures import find_p01, find_quiet
 from vjepa2.runtime.gates import Gate
 
 _Float64 = npt.NDArray[np.float64]
-_LEAST_FOR_P01 = 100  # vectors: of fewer the first percentile is a guess between the worst two
 _CHUNK = 1 << 22  # numbers at once in float64: attention's scores have a thousand times as many
 
 
@@ -62,21 +62,22 @@ def measure_drift(
     cosines_V = np.concatenate([row[0] for row in rows])
     most, reference_most = (np.max([row[index] for row in rows]) for index in (1, 2))  # NaN stays
     squares, reference_squares = (np.sum([row[index] for row in rows]) for index in (3, 4))
-    loud_V = np.ones(len(cosines_V), bool) if norms_V is None else norms_V >= gate.quiet * np.median(norms_V)
-    counted = cosines_V[loud_V]
+    norms_V = np.ones(len(cosines_V)) if norms_V is None else norms_V
+    quiet_V = find_quiet(norms_V, gate.quiet)
+    counted = cosines_V[~quiet_V]
     embedding = _measure_mean(expected, got, lens) if expected.ndim == 3 else float(cosines_V.min())
     is_tokens = expected.ndim > 2
     figures: dict[str, float | None] = {
         "embedding": embedding if expected.ndim < 4 else None,
         "token_worst": float(counted.min()) if is_tokens else None,
-        "token_p01": float(np.percentile(counted, 1)) if is_tokens and counted.size >= _LEAST_FOR_P01 else None,
+        "token_p01": find_p01(counted) if is_tokens else None,
         "token_median": float(np.median(cosines_V)) if is_tokens else None,
         "relative_max": float(most / reference_most) if reference_most else float(most),
         "relative_frobenius": float(np.sqrt(squares / reference_squares)) if reference_squares else float(squares),
     }
-    faults = _find_faults(figures, gate)
+    faults = (*_find_faults(figures, gate), *_find_odd_norms(norms_V))
     finite = {name: value if value is None or np.isfinite(value) else None for name, value in figures.items()}
-    return Drift(**finite, is_tokens=is_tokens, quiet_tokens=int(np.sum(~loud_V)), faults=faults)
+    return Drift(**finite, is_tokens=is_tokens, quiet_tokens=int(np.sum(quiet_V)), faults=faults)
 
 
 def _find_faults(figures: dict[str, float | None], gate: Gate) -> tuple[str, ...]:
@@ -93,6 +94,12 @@ def _find_faults(figures: dict[str, float | None], gate: Gate) -> tuple[str, ...
             side = "most" if name.startswith("relative") else "least"
             faults.append(f"{name} is {figure:.7g}, must be at {side} {limit}")
     return tuple(faults)
+
+
+def _find_odd_norms(norms_V: _Float64) -> tuple[str, ...]:
+    """Of a reference that is no number nothing can be said."""
+    odd = int(np.sum(~np.isfinite(norms_V)))
+    return (f"{odd} of {len(norms_V)} norms of the reference are no finite numbers",) if odd else ()
 
 
 def _chunks(expected_VD: FloatArray, got_VD: FloatArray, lens: Lens | None) -> Iterator[tuple[_Float64, _Float64]]:

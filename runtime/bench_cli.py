@@ -16,9 +16,12 @@ from vjepa2.progress import show_stages
 
 from .backends import BACKENDS
 from .backends.placement import EXECUTED, Executed
+from .bench_queries import check_video
+from .interruption import end_at_sigterm
 from .latency import BenchOptions, Surroundings, measure_latency, plan_rows
 from .latency_report import FILE, LatencyReport, Scenario
 from .latency_table import write_tables
+from .report_place import make_place
 
 
 @click.command("bench")
@@ -46,8 +49,8 @@ def bench_command(
 ) -> int:
     """Time BUNDLES in backends, each beside the first (beside transformers, where it is among them), and prove them.
 
-    A row that fails its gate has no times and makes the exit status 1, and so does Ctrl-C, which keeps what was timed.
-    The report goes into each bundle as reports/latency.json.
+    A row that fails its gate has no times and makes the exit status 1, and so do Ctrl-C and SIGTERM, which keep what
+    was timed. The report goes into each bundle as reports/latency.json, after every row.
     """
     options = BenchOptions(
         scenario=scenario,
@@ -59,13 +62,23 @@ def bench_command(
     opened = [Bundle.open(bundle) for bundle in bundles]
     names = [name.strip() for name in backends.split(",") if name.strip()]
     plan = plan_rows(opened, names, device=device)
+    if video is not None:
+        check_video(video, opened)
     console = Console(stderr=True)
-    with show_stages(console) as announce:
-        command = shlex.join(["vjepa2", *sys.argv[1:]])
-        report = measure_latency(plan, options, Surroundings(say=announce), command=command)
-    if json_file != "-":
+    command = shlex.join(["vjepa2", *sys.argv[1:]])
+
+    def save(report: LatencyReport) -> None:
+        for bundle in opened:
+            keep_latency(bundle.path, report)
+        if json_file and json_file != "-":
+            write_latency(json_file, report)
+
+    with end_at_sigterm(), show_stages(console) as announce:
+        report = measure_latency(plan, options, Surroundings(say=announce), command=command, save=save)
+    if json_file == "-":
+        write_latency(json_file, report)
+    else:
         click.echo(write_tables(report))
-    _write(report, bundles, json_file)
     return 0 if report.passed else 1
 
 
@@ -74,10 +87,6 @@ def write_latency(path: str, report: LatencyReport) -> None:
     write_json(path, spell_numbers(asdict(report)))
 
 
-def _write(report: LatencyReport, bundles: tuple[Path, ...], json_file: str | None) -> None:
-    if json_file:
-        write_latency(json_file, report)
-    for bundle in bundles:
-        target = bundle / FILE
-        target.parent.mkdir(exist_ok=True)
-        write_latency(str(target), report)
+def keep_latency(folder: Path, report: LatencyReport) -> None:
+    """Write a report to its place in a bundle."""
+    write_latency(str(make_place(folder, FILE)), report)

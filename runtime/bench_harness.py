@@ -55,16 +55,18 @@ class Harness:
         self._needed = count_needed(SCENES[options.scenario].percentile)
         self.drafts: list[Draft] = []
 
-    def measure_group(self, rows: Sequence[tuple[Bundle, str]]) -> None:
-        """Rows that can be compared, the first of them with each of the others."""
+    def measure_group(self, rows: Sequence[tuple[Bundle, str]], *, ended: Callable[[], object]) -> None:
+        """Rows that can be compared, the first of them with each of the others; `ended` is called after each."""
         base = self._start(*rows[0])
         for row in rows[1:]:
             draft = self._start(*row)
             self._alternate(None if base.failure else base, draft)
             self._end(draft)
+            ended()
         if len(rows) == 1:
             self._alternate(None, base)
         self._end(base)
+        ended()
 
     def close(self) -> None:
         """End whatever is still open."""

@@ -3,17 +3,19 @@
 Axes: B clips of a query, T frames, H, W pixels, C colours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
+from vjepa2.bundle import Bundle
 from vjepa2.manifest import Manifest
 from vjepa2.spec import OutputName
 
 from .backends.base import FramesArray
 from .clip_reader import ClipReader
+from .decode_messages import ClipRequest
 from .parity import Reference
 from .query_timer import Query
 
@@ -41,6 +43,13 @@ def choose_output(manifest: Manifest) -> OutputName:
 
 def _give(frames_BTHWC: FramesArray) -> Callable[[], FramesArray]:
     return lambda: frames_BTHWC
+
+
+def check_video(video: Path, bundles: Sequence[Bundle]) -> None:
+    """Read each bundle's clip from a file once; a `VideoError`, before a minute is spent, if it has none."""
+    for request in dict.fromkeys(ClipRequest.of(bundle.manifest) for bundle in bundles):
+        with ClipReader(request) as reader:
+            reader.read_one(video)
 
 
 def read_from_file(queries: list[Query], video: Path, reader: ClipReader) -> list[Query]:

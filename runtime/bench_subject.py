@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from vjepa2.bundle import Bundle
-from vjepa2.manifest import Manifest, hash_manifest
+from vjepa2.manifest import hash_manifest
 from vjepa2.spec import OutputName
 
 from .backends import Backend, Outputs, open_backend
@@ -17,9 +17,9 @@ from .bench_queries import choose_output, make_queries, read_from_file
 from .bench_row import ColdStart, Finished, Opened, RowRequest
 from .clip_reader import ClipReader
 from .decode_messages import ClipRequest
-from .gates import GATES, Gate
+from .gates import Gate
 from .machine_state import read_gpu_memory
-from .parity import Reference, check_parity, find_faults
+from .parity import Reference, find_faults, prove_stored
 from .query_timer import QueryTimer, Turn
 from .roofline import measure_rates
 
@@ -55,8 +55,7 @@ class LocalSubject:
         backend = self._backend = self._open_backend(bundle)
         opened_s = clock()
         watched, reference = _Watched(backend, clock), Reference.load(bundle)
-        gate = _gate_of(bundle.manifest, backend.precision)
-        verdict = check_parity(reference, cast(Backend, watched), gate)
+        verdict, gate = prove_stored(reference, cast(Backend, watched))
         calls, clips = self._prepare(reference, gate)
         return Opened(
             bundle_sha256=hash_manifest(bundle.manifest),
@@ -131,12 +130,17 @@ class LocalSubject:
 
 
 class _Watched:
-    """A backend for `check_parity`, each of whose runs is timed: they are the first, and warm it up."""
+    """A backend for `prove_stored`, each of whose runs is timed: they are the first, and warm it up."""
 
     def __init__(self, backend: Backend, clock: Callable[[], float]) -> None:
         self._backend, self._clock = backend, clock
         self.name, self.bundle = backend.name, backend.bundle
         self.times_ms: list[float] = []
+
+    @property
+    def precision(self) -> str:
+        """See `Backend.precision`: of some it is known from the first run on."""
+        return self._backend.precision
 
     def run(
         self, frames_BTHWC: FramesArray, outputs: Sequence[OutputName], inputs: Mapping[str, InputArray] | None = None
@@ -146,17 +150,6 @@ class _Watched:
         results = self._backend.run(frames_BTHWC, outputs, inputs)
         self.times_ms.append(1e3 * (self._clock() - start_s))
         return results
-
-
-def _gate_of(manifest: Manifest, executed: str) -> Gate:
-    """The gate of the precision that ran, of tf32 that of fp16, whose fraction it has.
-
-    Limits that a user put lower at export hold for the bundle's own precision alone.
-    """
-    if executed != manifest.precision:
-        return next(gate for name, gate in (*GATES.items(), ("tf32", GATES["fp16"])) if name == executed)
-    accepted = next(iter(manifest.parity.values())).accepted if manifest.parity else {}
-    return GATES[manifest.precision].accept(accepted)
 
 
 def _peak_bytes() -> int:

@@ -1,4 +1,4 @@
-"""Which clips does an app get of a video, be it a path or an array?
+"""Which clips does an app get of a video, be it a path, an array, or a clip that was cut from one already?
 
 Axes: V views, T frames, H, W pixels.
 """
@@ -20,7 +20,7 @@ from .decoder import Reading, VideoDecoder
 from .preprocess import fit_views
 from .sampling import Footage, Pad, choose_frames, parse_sampling
 
-Video = str | Path | npt.NDArray[np.uint8]
+Video = str | Path | npt.NDArray[np.uint8] | SampledClip
 
 
 class ClipReader:
@@ -33,6 +33,8 @@ class ClipReader:
     def open(self, video: Video, sampling: str = "uniform", pad: Pad = "none", views: int = 1) -> "AnyReading":
         """The clips of a video, and then its report; a bad one never raises."""
         request = replace(self._request, sampling=sampling, pad=pad, views=views)
+        if isinstance(video, SampledClip):
+            return CutReading(video, request)
         if isinstance(video, np.ndarray):
             return ArrayReading(video, request)
         return self.decoder.open(video, request)
@@ -107,12 +109,46 @@ class ArrayReading:
             )
 
 
-AnyReading = Reading | ArrayReading
+class CutReading:
+    """What `Reading` is of a path, of a clip of the model's size: it is taken as it is, and never cut twice."""
+
+    def __init__(self, clip: SampledClip, request: ClipRequest) -> None:
+        self.report: VideoReport | None = None
+        self._clip, self._request = clip, request
+
+    def start(self, *, wait: bool = True) -> bool:
+        """Nothing, for no worker is needed."""
+        return True
+
+    def close(self) -> None:
+        """Nothing."""
+
+    def __iter__(self) -> Iterator[SampledClip]:
+        """The clip, if it is one of this request's; of which video and which part it is it says itself."""
+        request, views_VTHWC = self._request, self._clip.views_VTHWC
+        wanted = (request.views, request.frames, request.height, request.width, 3)
+        if views_VTHWC.shape != wanted or views_VTHWC.dtype != np.uint8:
+            found = f"{views_VTHWC.dtype} {list(views_VTHWC.shape)}"
+            reason = f"the clip is {found}, and the model takes uint8 {list(wanted)}; cut it for this bundle"
+            self.report = VideoReport(status="rejected", reason=reason)
+            return
+        yield self._clip
+        self.report = VideoReport(status="ok", frames=request.frames, clips=1)
+
+
+AnyReading = Reading | ArrayReading | CutReading
+
+
+def name_video(video: Video, number: int) -> str:
+    """The path of a video, or the number of an array or a clip among those that were given."""
+    if isinstance(video, (str, Path)):
+        return str(video)
+    return f"{'array' if isinstance(video, np.ndarray) else 'clip'} {number}"
 
 
 def explain_refusal(video: Video, report: VideoReport) -> str:
     """Why a video that is not `ok` is not used, as one line that names it."""
-    if isinstance(video, np.ndarray):
+    if not isinstance(video, (str, Path)):
         return str(report.reason)
     if report.status == "rejected":
         return f"{video}: {report.reason}"

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vjepa2.extras import import_with_extra
 from vjepa2.outputs import write_json, write_whole
 from vjepa2.progress import track_steps
 
@@ -128,10 +129,16 @@ def status_command(output: str, json_file: str | None) -> None:
 
 @corpus_command.command("seal")
 @click.argument("output")
+@click.option(
+    "--lance", type=click.Path(path_type=Path), help="Then write the rows to a LanceDB in this new folder too."
+)
 @_json_option
-def seal_command(output: str, json_file: str | None) -> None:
+def seal_command(output: str, lance: Path | None, json_file: str | None) -> None:
     """Read every row of OUTPUT, hold it to the plan, and write _seal.json with a hash over all of them."""
+    write_lance = import_with_extra("vjepa2.runtime.corpus_lance", "lance").write_lance if lance else None
     seal = seal_corpus(output, lambda shards: track_steps(shards, "reading"))
+    if write_lance is not None:
+        write_lance(output, seal, lance, lambda shards: track_steps(shards, "writing"))
     if json_file:
         write_json(json_file, seal)
     if json_file != "-":

@@ -77,7 +77,7 @@ def run_on_ray(
 
 
 def _connect(address: str | None, *, cpus: int, gpus: float) -> None:
-    quiet = {"log_to_driver": False, "logging_level": "error"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is None:
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         return

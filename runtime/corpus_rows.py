@@ -1,10 +1,11 @@
 """How do the videos of a shard become rows, the same ones every time?
 
 Clips are put together in the order of the plan, and one that a failed attempt left behind is in no batch: so what was
-embedded beside what does not depend on what died on the way.
+embedded beside what does not depend on what died on the way. While a batch is computed, the next one is decoded.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +53,16 @@ class RowMaker:
 
     def make(self, task: ShardTask, note: Callable[[int], None]) -> tuple[list[CorpusRow], tuple[VideoOutcome, ...]]:
         """A row for each clip, or for each video that has none, and how each video went; `note` is told its number."""
-        batches = _Batches(self._backend, self._batch_size)
         read = []
-        for video in task.videos:
-            note(video.number)
-            pass_point("video_begun")
-            read.append(self._read(video, task.refused.get(str(video.number)), batches))
-            pass_point("video_done")
-        batches.flush()
+        with ThreadPoolExecutor(1) as thread:
+            batches = _Batches(self._backend, self._batch_size, thread)
+            for video in task.videos:
+                note(video.number)
+                pass_point("video_begun")
+                read.append(self._read(video, task.refused.get(str(video.number)), batches))
+                pass_point("video_done")
+            batches.flush()
+            batches.settle()
         vectors = iter(batches.vectors_D)
         rows = [row for each in read for row in _to_rows(each, vectors)]
         return rows, tuple(
@@ -101,34 +104,45 @@ class RowMaker:
 
 
 class _Batches:
-    """Clips on their way through the backend, in the order in which they come."""
+    """Clips on their way through the backend, in the order in which they come: a batch in its thread, and the next."""
 
-    def __init__(self, backend: Backend, size: int) -> None:
+    def __init__(self, backend: Backend, size: int, thread: Executor) -> None:
         self.vectors_D: list[FloatArray] = []
-        self._backend, self._size = backend, size
+        self._backend, self._size, self._thread = backend, size, thread
         self._waiting: list[FramesArray] = []
-        self._mark = 0
+        self._computing: Future[FloatArray] | None = None
+        self._taken = self._mark = 0
 
     def add(self, frames_THWC: FramesArray) -> None:
         """Take a clip; the backend runs when there are enough."""
         self._waiting.append(frames_THWC)
+        self._taken += 1
         if len(self._waiting) == self._size:
             self.flush()
 
     def flush(self) -> None:
-        """Run what waits."""
+        """Have what waits computed, after what is being computed."""
         if self._waiting:
-            self.vectors_D += list(embed_clips(self._backend, np.stack(self._waiting)))
+            self.settle()
+            self._computing = self._thread.submit(embed_clips, self._backend, np.stack(self._waiting))
             self._waiting = []
+
+    def settle(self) -> None:
+        """Wait for what is being computed."""
+        if self._computing is not None:
+            self.vectors_D += list(self._computing.result())
+            self._computing = None
             pass_point("batch_embedded")
 
     def begin_video(self) -> None:
         """Remember where a video begins."""
-        self._mark = len(self.vectors_D) + len(self._waiting)
+        self._mark = self._taken
 
     def forget_video(self) -> None:
         """Drop what was embedded of it; of a failed video nothing waits."""
+        self.settle()
         del self.vectors_D[self._mark :]
+        self._taken = self._mark
 
 
 def embed_clips(backend: Backend, frames_BTHWC: FramesArray) -> FloatArray:

@@ -3,6 +3,8 @@
 import time
 from dataclasses import dataclass
 
+from vjepa2.errors import CorpusError
+
 from .corpus_messages import RunFacts
 from .corpus_output import SEAL, find_footer, list_shards, read_plan, read_run
 from .corpus_run import Tally
@@ -32,6 +34,11 @@ def read_status(output: str) -> CorpusStatus:
     files = list_shards(store)
     tally = Tally(shards=plan.shards, clips=plan.clips)
     clips = [sum(video.clips for video in videos) for videos in plan.videos_by_shard()]
+    if strangers := sorted(set(files) - set(range(plan.shards))):
+        raise CorpusError(
+            f"{store.place} has shard {strangers[0]}, and its plan has {plan.shards}, numbered from 0; "
+            "move what is not of this corpus elsewhere"
+        )
     for shard in files:
         if (footer := find_footer(store, shard)) is not None:
             tally.add(footer, clips[shard])

@@ -20,6 +20,7 @@ from vjepa2.publish import is_running, sync
 from .corpus_points import pass_point
 
 _RENAME_NOREPLACE = 1  # linux/fs.h
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, or no more of it
 _AT_FDCWD = -100  # fcntl.h
 
 
@@ -95,7 +96,7 @@ class LocalStore(Store):
     def put_new(self, name: str, data: bytes) -> bool:
         """See `Store`; a `CorpusError` if there is no room, with the path and the bytes."""
         target = self._folder / name
-        with _explain(target, len(data)):
+        with explain_write(target, len(data)):
             self._folder.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 return False
@@ -112,7 +113,7 @@ class LocalStore(Store):
 
     def sweep(self) -> None:
         """Remove drafts of processes of this machine that are gone."""
-        with _explain(self._folder, 0):
+        with explain_write(self._folder, 0):
             for draft in self._folder.glob(".*.draft"):
                 owner = re.fullmatch(rf".*\.{re.escape(_host())}-(\d+)-[0-9a-f]+\.draft", draft.name)
                 if owner and not is_running(int(owner[1])):
@@ -128,11 +129,12 @@ def open_store(place: str) -> Store:
 
 
 @contextmanager
-def _explain(target: Path, size: int) -> Iterator[None]:
+def explain_write(target: Path, size: int) -> Iterator[None]:
+    """Say what could not be written, in one line, with the path and the bytes that it needs."""
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = error.errno in FULL
         advice = "free some space, then run the same command again" if full else "choose a folder that can be written"
         needs = f"; it needs {size} bytes" if size else ""
         raise CorpusError(f"{target} cannot be written: {error.strerror or error}{needs}; {advice}") from error

@@ -82,10 +82,10 @@ def read_footer(stream: BinaryIO, name: str) -> ShardFooter:
         return _footer_of(pq.read_schema(stream), name)
 
 
-def read_shard(stream: BinaryIO, name: str) -> tuple[pa.Table, ShardFooter]:
-    """The rows and the footer of a shard; a `CorpusError` if it is none, or is damaged."""
+def read_shard(stream: BinaryIO, name: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, ShardFooter]:
+    """The rows, of all columns or some, and the footer of a shard; a `CorpusError` if it is none, or is damaged."""
     with _explain_damage(name):
-        table = pq.read_table(stream)
+        table = pq.read_table(stream, columns=None if columns is None else list(columns))
         return table, _footer_of(table.schema, name)
 
 

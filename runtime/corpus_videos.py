@@ -13,6 +13,7 @@ from vjepa2.publish import sha256_of
 
 from .corpus_messages import PlannedVideo
 from .corpus_points import pass_point
+from .corpus_store import FULL, explain_write
 from .decoder import VIDEO_SUFFIXES
 
 
@@ -72,7 +73,8 @@ def fetch_video(video: PlannedVideo) -> Iterator[Path]:
         pass_point("video_fetched")
         yield Path(video.video)
         return
-    descriptor, name = tempfile.mkstemp(suffix=Path(video.video).suffix, prefix="vjepa2-corpus-")
+    with explain_write(Path(tempfile.gettempdir()), now.bytes or 0):
+        descriptor, name = tempfile.mkstemp(suffix=Path(video.video).suffix, prefix="vjepa2-corpus-")
     os.close(descriptor)
     copy = Path(name)
     try:
@@ -80,6 +82,9 @@ def fetch_video(video: PlannedVideo) -> Iterator[Path]:
         try:
             files.get_file(path, name)
         except Exception as error:  # each store's library has exceptions of its own
+            if getattr(error, "errno", None) in FULL:  # of this machine's disk, for which the video is not to blame
+                with explain_write(copy, now.bytes or 0):
+                    raise
             raise VideoError(f"it could not be fetched ({error!s:.200})") from error
         if copy.stat().st_size != video.bytes or identify_video(video.video) != now:
             raise VideoError("it was changed while it was fetched")

@@ -88,9 +88,10 @@ class EmbeddingEngine(AbstractContextManager["EmbeddingEngine"]):
     ) -> FloatArray:
         """Float32 embeddings `[videos, D]`, or with "token_embeddings" `[videos, N, D]`; for one video its row alone.
 
-        A video is a path, or frames `[T, H, W, 3]` uint8 RGB; a folder is the videos below it, sorted by path (see
-        `list_videos`). T frames of each are taken evenly, or as `sampling` says (see `runtime.sampling`), the short
-        side is resized and the centre is cropped. "segments:K" and "window" give a row for each of several clips.
+        A video is a path, frames `[T, H, W, 3]` uint8 RGB, or a `SampledClip`, which is cut already and stays as it is;
+        a folder is the videos below it, sorted by path (see `list_videos`). T frames of each are taken evenly, or as
+        `sampling` says (see `runtime.sampling`), the short side is resized and the centre is cropped. "segments:K" and
+        "window" give a row for each of several clips.
 
         A video that is not `ok` is a `VideoError`; with `on_error="skip"` it has no row: `encode_clips` tells whose
         rows are whose, `EncodeOptions` what the rest means.

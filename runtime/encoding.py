@@ -16,7 +16,7 @@ from vjepa2.spec import OutputName
 
 from .backends.base import FloatArray, FramesArray
 from .batching import BatchQueue
-from .clip_reader import AnyReading, ClipReader, Video, explain_refusal
+from .clip_reader import AnyReading, ClipReader, Video, explain_refusal, name_video
 from .decode_messages import SampledClip
 from .encoded import ClipPlace, EncodedVideo
 from .sampling import Pad, parse_sampling
@@ -180,7 +180,7 @@ class Encoding:
         taken = report.status == "ok"
         values = np.stack(opened.rows) if taken else np.empty((0, *self._row_shape), np.float32)
         return EncodedVideo(
-            name=f"array {opened.number}" if isinstance(opened.video, np.ndarray) else str(opened.video),
+            name=name_video(opened.video, opened.number),
             report=report,
             values=self._options.finish(values),
             places=tuple(opened.places) if taken else (),

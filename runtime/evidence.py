@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from vjepa2 import __version__
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BundleError
+from vjepa2.json_schema import describe_record
 from vjepa2.odd_numbers import spell_numbers, unspell_numbers
 from vjepa2.outputs import write_json
 from vjepa2.schema import read_record
@@ -106,6 +107,13 @@ def list_missing(evidence: Evidence) -> dict[str, str]:
 def write_evidence(path: str, evidence: Evidence) -> None:
     """Write the page's twin as JSON, "-" to standard output; numbers that JSON has none of become words."""
     write_json(path, spell_numbers(asdict(evidence)))
+
+
+def describe_evidence() -> dict[str, Any]:
+    """JSON Schema of what `write_evidence` writes."""
+    described = describe_record(Evidence)
+    described["properties"] = {"schema": {"const": SCHEMA}}
+    return described
 
 
 def read_evidence(file: Path) -> Evidence:

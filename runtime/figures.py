@@ -17,7 +17,7 @@ from .backends.base import FloatArray
 from .gates import Gate
 
 Float64 = npt.NDArray[np.float64]
-LEAST_FOR_P01 = 100  # tokens: of fewer the first percentile is a guess between the worst two
+LEAST_FOR_P01 = 100  # vectors: of fewer the first percentile is a guess between the worst two
 _CLASSES: tuple[OutputName, ...] = ("logits", "verb", "noun", "action")  # whose largest value is an answer
 _MOST = ("quiet_tokens", "relative_max", "relative_frobenius")  # of which the largest is the worst
 
@@ -95,10 +95,16 @@ def measure_frobenius(reference: FloatArray, candidate: FloatArray) -> float:
         return float(np.linalg.norm((got - expected).ravel()) / np.linalg.norm(expected.ravel()))
 
 
-def find_quiet(norms_BN: FloatArray, quiet: float) -> npt.NDArray[np.bool_]:
+def find_p01(cosines: Float64) -> float | None:
+    """The first percentile; None if they are too few for it."""
+    return float(np.percentile(cosines, 1)) if cosines.size >= LEAST_FOR_P01 else None
+
+
+def find_quiet(norms: npt.NDArray[np.floating[Any]], quiet: float) -> npt.NDArray[np.bool_]:
     """Which tokens do not count: under `quiet` of the median norm; one that is no number makes nothing quiet."""
-    found_BN: npt.NDArray[np.bool_] = norms_BN < quiet * np.median(norms_BN)
-    return found_BN
+    with np.errstate(invalid="ignore"):
+        found: npt.NDArray[np.bool_] = norms < quiet * np.median(norms)
+    return found
 
 
 def compare_outputs(
@@ -130,7 +136,7 @@ def compare_outputs(
         embedding_cosine=float(np.min(vectors)) if vectors else None,
         token_cosine=float(counted.min()),
         worst_token=None if worst < 0 else worst,
-        token_p01=float(np.percentile(counted, 1)) if counted.size >= LEAST_FOR_P01 else None,
+        token_p01=find_p01(counted),
         token_median=float(np.median(np.concatenate([counted, quieted]))),
         counted_tokens=counted.size,
         quiet_tokens=quieted.size,

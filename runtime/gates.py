@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from vjepa2.errors import SpecError
-from vjepa2.manifest import Precision
+
+from .backends.placement import Executed
 
 Limits = dict[str, float]
 
@@ -67,13 +68,14 @@ _EIGHT = Gate(
     agreement=0.99,
 )
 
-GATES: dict[Precision, Gate] = {
+GATES: dict[Executed, Gate] = {
     "fp32": Gate(
         source="ours: MatMuls of other libraries sum in another order, measured about 1 - 1e-10 and 1e-6 to 1e-5",
         embedding=0.99999,
         token_worst=0.99999,
         relative_max=1e-4,
     ),
+    "tf32": _SIXTEEN,  # of which no bundle is: a GPU's float32 with the fraction of fp16
     "fp16": _SIXTEEN,
     "bf16": _SIXTEEN,
     "int8": _EIGHT,

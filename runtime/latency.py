@@ -3,7 +3,7 @@
 Each row is a process of its own, and has no times unless the very bundle passed its gate in that very backend before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -15,11 +15,13 @@ from .backends.choice import BACKENDS, find_missing
 from .bench_draft import Draft
 from .bench_harness import BenchOptions, Harness, Surroundings
 from .latency_report import LatencyReport, LatencyRow
+from .machine_state import Machine
 from .roofline import Rates, take_best
 from .scaling import Point, Scaling, fit_scaling
 
 __all__ = ["BASE", "BenchOptions", "LatencyReport", "Plan", "Surroundings", "measure_latency", "plan_rows"]
 
+Save = Callable[[LatencyReport], None]
 BASE = "transformers"  # what everything is compared with where it is among the rows
 
 
@@ -62,41 +64,72 @@ def plan_rows(
 
 
 def measure_latency(
-    plan: Plan, options: BenchOptions, surroundings: Surroundings = _HERE, *, command: str = ""
+    plan: Plan,
+    options: BenchOptions,
+    surroundings: Surroundings = _HERE,
+    *,
+    command: str = "",
+    save: Save = lambda _: None,
 ) -> LatencyReport:
-    """Time every row. Ctrl-C ends it early: what was measured is kept, and called partial."""
+    """Time every row; `save` is given what is known, called partial, before the first and after each of them.
+
+    Ctrl-C ends it early: what was measured is kept, and stays partial.
+    """
     harness = Harness(options, surroundings)
+    log = _Log(plan, options, surroundings.describe_machine(), harness, command, save)
+    log.keep()  # a place that cannot be written to is told before minutes are spent
     partial = False
     try:
         for group in _group_rows(plan):
-            harness.measure_group(group)
+            harness.measure_group(group, ended=log.keep)
     except KeyboardInterrupt:
         partial = True
     finally:
         harness.close()
-    machine = surroundings.describe_machine()
-    starts_from = "frames in host memory" if options.video is None else f"the file {options.video}"
-    best = _find_best_rates(harness.drafts)
-    rows = tuple(draft.finish(machine.cores, starts_from, best) for draft in harness.drafts)
-    faults = [f"{row.backend} on {row.bundle}: {row.failure}" for row in rows if row.failure]
-    faults += ["it was interrupted: rows are missing or short"] if partial else []
-    model = plan.rows[0][0].manifest.model
-    return LatencyReport(
-        passed=not faults,
-        partial=partial,
-        faults=tuple(faults),
-        command=command,
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        vjepa2=__version__,
-        model=model.name,
-        blocks=model.depth,
-        scenario=options.scenario,
-        starts_from=starts_from,
-        machine=machine,
-        rows=rows,
-        scaling=tuple(_fit_rows(rows, {str(bundle.path): bundle for bundle, _ in plan.rows})),
-        skipped=plan.skipped,
-    )
+    return log.keep(partial=partial)
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """The report so far, handed to `save`."""
+
+    plan: Plan
+    options: BenchOptions
+    machine: Machine
+    harness: Harness
+    command: str
+    save: Save
+
+    def keep(self, *, partial: bool = True) -> LatencyReport:
+        """Draw the rows up and save."""
+        report = self._draw_up(partial)
+        self.save(report)
+        return report
+
+    def _draw_up(self, partial: bool) -> LatencyReport:
+        plan, options, drafts = self.plan, self.options, self.harness.drafts
+        starts_from = "frames in host memory" if options.video is None else f"the file {options.video}"
+        best = _find_best_rates(drafts)
+        rows = tuple(draft.finish(self.machine.cores, starts_from, best) for draft in drafts)
+        faults = [f"{row.backend} on {row.bundle}: {row.failure}" for row in rows if row.failure]
+        faults += ["it was interrupted, or still goes on: rows are missing or short"] if partial else []
+        model = plan.rows[0][0].manifest.model
+        return LatencyReport(
+            passed=not faults,
+            partial=partial,
+            faults=tuple(faults),
+            command=self.command,
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            vjepa2=__version__,
+            model=model.name,
+            blocks=model.depth,
+            scenario=options.scenario,
+            starts_from=starts_from,
+            machine=self.machine,
+            rows=rows,
+            scaling=tuple(_fit_rows(rows, {str(bundle.path): bundle for bundle, _ in plan.rows})),
+            skipped=plan.skipped,
+        )
 
 
 def _group_rows(plan: Plan) -> list[list[tuple[Bundle, str]]]:

@@ -13,6 +13,11 @@ from .warm_up import WarmUp
 
 FILE = Path("reports") / "latency.json"  # in a bundle
 Scenario = Literal["single-stream", "multi-stream", "offline"]
+# beside every table of both boundaries; holds of every backend in `backends/`
+NORMALISING = (
+    "Normalising pixels is in both times where the graph takes frames, and in end to end alone where a model takes "
+    "pixels that are normalised, as transformers' and PyTorch's do."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +70,7 @@ class LatencyReport:
     """One run of `vjepa2 bench`."""
 
     passed: bool  # whole, and every row was proved and timed
-    partial: bool  # it was interrupted
+    partial: bool  # interrupted, or still running
     faults: tuple[str, ...]  # why it did not pass
     command: str  # that makes such a report; empty if it was not made on the command line
     date: str

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from .latency_report import SCENES, LatencyReport, LatencyRow
+from .latency_report import NORMALISING, SCENES, LatencyReport, LatencyRow
 from .latency_stats import Percentile, Ratio, Timing
 
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch", "transformers", "numpy")
@@ -11,16 +11,19 @@ _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch",
 
 def write_tables(report: LatencyReport) -> str:
     """The report as Markdown."""
-    return "\n".join([*_head(report), "", *_rows(report), "", *_starts(report), *_scaling(report), *_notes(report)])
+    return "\n".join(
+        [describe_run(report), "", *_rows(report), "", *_starts(report), *_scaling(report), *_notes(report)]
+    )
 
 
-def _head(report: LatencyReport) -> Iterator[str]:
+def describe_run(report: LatencyReport) -> str:
+    """When, on which machine, with which libraries and of which model, in one sentence."""
     machine = report.machine
     gpus = "".join(f", {gpu.name}" for gpu in machine.gpus)
     versions = ", ".join(f"{name} {machine.versions[name]}" for name in _LIBRARIES if name in machine.versions)
     mode = f", power mode {machine.power_mode}" if machine.power_mode else ""
     threads = "".join(f", {name}={value}" for name, value in machine.thread_settings.items())
-    yield (
+    return (
         f"{report.date[:10]}, {machine.processor}, {machine.cores} cores{gpus}{mode}{threads}, "
         f"Python {machine.python}, {versions}: {report.model} of {report.blocks} blocks, {report.scenario}, "
         f"{SCENES[report.scenario].clips} clip(s) a query, end to end from {report.starts_from}."
@@ -37,6 +40,7 @@ def _rows(report: LatencyReport) -> Iterator[str]:
     yield "|---" * 11 + "|"
     for row in report.rows:
         yield f"| {' | '.join(_cells(row, percent))} |"
+    yield f"\n{NORMALISING}"
 
 
 def _cells(row: LatencyRow, percent: int) -> list[str]:
@@ -54,9 +58,9 @@ def _cells(row: LatencyRow, percent: int) -> list[str]:
         _times(compute, percent),
         _times(whole, percent),
         f"{whole.clips_per_second:.3g}",
-        _speed(row.compute_ratio),
-        _speed(row.end_to_end_ratio),
-        f"{limit.fraction:.0%} of {_ms(limit.bound_ms)} ms" if limit else f"none: {row.no_limit}",
+        tell_speed(row.compute_ratio),
+        tell_speed(row.end_to_end_ratio),
+        f"{limit.fraction:.0%} of {tell_ms(limit.bound_ms)} ms" if limit else f"none: {row.no_limit}",
         f"{row.finished.peak_bytes / 1e6:.0f}" if row.finished else "",
         "; ".join(row.unstable),
     ]
@@ -65,15 +69,15 @@ def _cells(row: LatencyRow, percent: int) -> list[str]:
 def _times(timing: Timing, percent: int) -> str:
     """The median alone where the samples support no more."""
     bound = next(found for found in timing.percentiles if found.percent == percent)
-    return f"{_ms(timing.median_ms)}, {_bound(bound, len(timing.samples_ms))}"
+    return f"{tell_ms(timing.median_ms)}, {_bound(bound, len(timing.samples_ms))}"
 
 
 def _bound(bound: Percentile, held: int) -> str:
-    return f"needs {bound.samples_needed}, has {held}" if bound.bound_ms is None else _ms(bound.bound_ms)
+    return f"needs {bound.samples_needed}, has {held}" if bound.bound_ms is None else tell_ms(bound.bound_ms)
 
 
-def _speed(ratio: Ratio | None) -> str:
-    """Base over candidate: the ratio of times upside down."""
+def tell_speed(ratio: Ratio | None) -> str:
+    """How many times as fast as the base, with its interval: the ratio of times upside down."""
     if ratio is None:
         return "base"
     if ratio.low is None or ratio.high is None:
@@ -81,7 +85,8 @@ def _speed(ratio: Ratio | None) -> str:
     return f"{1 / ratio.ratio:.2f} ({1 / ratio.high:.2f} to {1 / ratio.low:.2f})"
 
 
-def _ms(value: float) -> str:
+def tell_ms(value: float) -> str:
+    """Milliseconds to four digits."""
     return f"{value:.4g}" if value < 1e4 else f"{value:.0f}"
 
 
@@ -102,7 +107,7 @@ def _starts(report: LatencyReport) -> Iterator[str]:
 
 def _scaling(report: LatencyReport) -> Iterator[str]:
     for fit in report.scaling:
-        points = ", ".join(f"{getattr(point, fit.axis)}: {_ms(point.compute_ms)} ms" for point in fit.points)
+        points = ", ".join(f"{getattr(point, fit.axis)}: {tell_ms(point.compute_ms)} ms" for point in fit.points)
         quality = "two points" if fit.residual is None else f"within {fit.residual:.0%}"
         yield f"\n{fit.backend}: grows with {fit.axis} to the power of {fit.exponent:.2f} ({points}; {quality})."
 

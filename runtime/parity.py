@@ -25,6 +25,7 @@ __all__ = [
     "find_faults",
     "find_gate",
     "measure",
+    "prove_stored",
     "shuffle_frames",
 ]
 
@@ -34,10 +35,15 @@ def check_stored(backend: Backend) -> ParityVerdict:
 
     It runs every stored clip and one shuffled, and reads no report: what is measured beside it is of the same backend.
     """
-    reference, gate = Reference.load(backend.bundle), find_gate(backend)
+    return prove_stored(Reference.load(backend.bundle), backend)[0]
+
+
+def prove_stored(reference: Reference, backend: Backend) -> tuple[ParityVerdict, Gate]:
+    """What `check_stored` says, of clips that are loaded already, and the gate that it held them to."""
+    gate = find_gate(backend)
     verdict = check_parity(reference, backend, gate)
     executed = find_gate(backend)  # some know what they compute in from the first run on
-    return verdict if executed == gate else check_parity(reference, backend, executed)
+    return verdict if executed == gate else check_parity(reference, backend, executed), executed
 
 
 def find_gate(backend: Backend) -> Gate:

@@ -14,11 +14,11 @@ from vjepa2.progress import show_stages
 from .backends import BACKENDS
 from .canaries import Canary
 from .candidates import EVALUATOR
+from .interruption import end_at_sigterm
+from .neighbours import overlap_by_chance
 from .parity_report import FILE, CandidateRow, ParityReport, keep_report, write_report
 from .parity_run import ParityRequest, run_parity
 from .sampling import Pad
-
-INTERRUPTED = 130
 
 
 @click.command("parity")
@@ -56,7 +56,8 @@ def parity_command(
 ) -> int:
     """Hold BUNDLES in each backend to PyTorch float32, token by token, and the gate itself to eight mistakes.
 
-    The exit status is 1 if a figure is outside its gate, or if the gate lets a mistake through.
+    The exit status is 1 if a figure is outside its gate, if the gate lets a mistake through, or if Ctrl-C or SIGTERM
+    ended it early: what was measured is kept.
     """
     if locate and json_file == "-":
         raise click.UsageError("--locate writes what it finds to standard output; give --json a file")
@@ -79,13 +80,13 @@ def parity_command(
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        with show_stages(console) as announce:
+        with end_at_sigterm(), show_stages(console) as announce:
             report = run_parity(request, save=save, announce=announce)
     except (KeyboardInterrupt, Vjepa2Error) as error:
         _end_partial(last, json_file, request, console)
-        if isinstance(error, Vjepa2Error):
+        if isinstance(error, Vjepa2Error) or not last:
             raise
-        return INTERRUPTED
+        return 1
     _tell(report, console)
     if locate:
         _locate(report, request, console)
@@ -143,7 +144,11 @@ def _tell_candidate(row: CandidateRow, console: Console) -> None:
     p01 = "" if worst.token_p01 is None else f"p01 {worst.token_p01:.7f}, "
     embedding = "" if worst.embedding_cosine is None else f"embedding {worst.embedding_cosine:.7f}, "
     classes = "" if worst.agreement is None else f"classes agree {worst.agreement:.3f}, "
-    alike = "" if row.neighbours is None else f"k-NN overlap@10 {row.neighbours:.3f}, "
+    alike = (
+        ""
+        if row.neighbours is None
+        else f"k-NN overlap@10 {row.neighbours:.3f} (chance {overlap_by_chance(len(row.clips)):.3f}), "
+    )
     console.print(
         f"{row.name} ({row.precision}, {row.device}, {len(row.clips)} clips): {embedding}tokens' cosine median "
         f"{worst.token_median:.9f}, {p01}worst {worst.token_cosine:.9f} in {where}, {classes}{alike}relative max "

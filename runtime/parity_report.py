@@ -1,18 +1,20 @@
 """What does a comparison say, as figures, limits and verdicts: `reports/parity.json`?"""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from vjepa2.errors import BundleError, Vjepa2Error
+from vjepa2.errors import BundleError
 from vjepa2.odd_numbers import spell_numbers, unspell_numbers
 from vjepa2.outputs import write_json
-from vjepa2.schema import read_record
+from vjepa2.schema import ADDED_LATER, read_record
 
 from .canaries import NAMES, Canary
 from .clip_set import Kind
 from .figures import Figures
 from .gates import Limits
+from .pictures import find_fault
+from .report_place import make_place
 
 SCHEMA = 2
 FILE = Path("reports") / "parity.json"  # in a bundle; not hashed, and nothing but a report reads it
@@ -36,6 +38,16 @@ class TokenMap:
     frames: int
     distances_THW: tuple[tuple[tuple[float, ...], ...], ...]  # 1 - cosine, three digits; T steps, H x W patches
     quiet: tuple[int, ...]  # numbers of the tokens that do not count
+    pictures: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)  # first frame of each step, as data:image/png
+
+    def __post_init__(self) -> None:
+        """Raise `BundleError` for what is no small picture, and for another number of them than of steps."""
+        steps = len(self.distances_THW)
+        fault = find_fault(self.pictures)
+        if fault is None and self.pictures and len(self.pictures) != steps:
+            fault = f"pictures are {len(self.pictures)}; they must be one of each of {steps} steps, or none"
+        if fault is not None:
+            raise BundleError(f"the map of {self.clip[:60]!r} cannot be drawn: its {fault}; run vjepa2 parity again")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +81,7 @@ class CandidateRow:
     worst: Figures
     worst_clip: str  # of the worst token
     worst_map: TokenMap | None  # of that clip; None of a head that gives no tokens
-    neighbours: float | None  # k-NN overlap@10
+    neighbours: float | None  # k-NN overlap@10; `said` has what chance alone gives
     said: tuple[str, ...]  # what could not be told, and why
     passed: bool
 
@@ -126,14 +138,7 @@ def write_report(path: str, report: ParityReport) -> None:
 
 def keep_report(folder: Path, report: ParityReport) -> None:
     """Write a report to its place in a bundle."""
-    file = folder / FILE
-    try:
-        file.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise Vjepa2Error(
-            f"{file.parent} cannot be made: {error.strerror or error}; copy the bundle to a place that can be written"
-        ) from error
-    write_report(str(file), report)
+    write_report(str(make_place(folder, FILE)), report)
 
 
 def read_report(file: Path) -> ParityReport:

@@ -16,9 +16,10 @@ from .candidates import Candidate
 from .clip_set import Case
 from .figures import LEAST_FOR_P01, Figures, find_quiet, measure
 from .gates import Gate
-from .neighbours import explain_none, overlap_neighbours
+from .neighbours import explain_overlap, overlap_neighbours
 from .oracle import PYTORCH
 from .parity_report import CandidateRow, ClipRow, TokenMap, TokenPlace
+from .pictures import shrink_frames
 
 
 def judge_clip(case: Case, got: Mapping[OutputName, FloatArray], gate: Gate, manifest: Manifest) -> ClipRow:
@@ -53,18 +54,22 @@ def find_worst(rows: Sequence[ClipRow]) -> int:
 
 
 def map_tokens(case: Case, got: Mapping[OutputName, FloatArray], gate: Gate, manifest: Manifest) -> TokenMap | None:
-    """Every token's distance on one clip; None of a head that gives no tokens."""
+    """Every token's distance on one clip, beside its frames; None of a head that gives no tokens."""
     if "tokens" not in case.expected:
         return None
     cosines_BN, _ = measure(case.expected["tokens"], got["tokens"])
     _, rows, columns = manifest.clip.grid
     distances = [float(f"{1 - cosine:.3g}") for cosine in cosines_BN[0]]
     lines = [tuple(distances[at : at + columns]) for at in range(0, len(distances), columns)]
+    distances_THW = tuple(tuple(lines[at : at + rows]) for at in range(0, len(lines), rows))
+    frames, steps = len(case.frames_THWC), len(distances_THW)
+    firsts = [step * frames // steps for step in range(steps)]
     return TokenMap(
         clip=case.name,
-        frames=len(case.frames_THWC),
-        distances_THW=tuple(tuple(lines[at : at + rows]) for at in range(0, len(lines), rows)),
+        frames=frames,
+        distances_THW=distances_THW,
         quiet=tuple(map(int, np.flatnonzero(find_quiet(case.norms_BN, gate.quiet)))),
+        pictures=shrink_frames(case.frames_THWC, firsts, manifest.clip.patch),
     )
 
 
@@ -82,7 +87,7 @@ def sum_up(
     if vectors:
         expected_BD, got_BD = (np.stack(side) for side in zip(*vectors, strict=True))
         neighbours = overlap_neighbours(expected_BD, got_BD)
-        said += [explain_none(len(vectors))] if neighbours is None else []
+        said.append(explain_overlap(neighbours, len(vectors)))
     if worst.token_p01 is None:
         count = f"{worst.counted_tokens} tokens of a clip count, it takes {LEAST_FOR_P01}"
         said.append(f"first percentile: {count}; the worst token is held to its limit")

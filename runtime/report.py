@@ -10,9 +10,12 @@ from vjepa2.outputs import write_whole
 
 from .canaries import NAMES
 from .evidence import Evidence
-from .latency_report import SCENES
+from .latency_report import NORMALISING, SCENES
+from .latency_table import tell_ms
+from .neighbours import overlap_by_chance
 from .parity_report import CandidateRow, ParityReport
-from .report_plots import plot_limits, plot_ratios, plot_times, plot_tokens
+from .report_plots import plot_limits, plot_ratios, plot_times
+from .report_tokens import plot_tokens
 
 PAGE = "report.html.j2"
 RANDOM = ("random", "hard")  # names of weights that nothing was learnt with
@@ -33,7 +36,7 @@ def render_page(evidence: Evidence) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rooms.filters |= {"figure": show_figure, "bytes": show_bytes}
+    rooms.filters |= {"figure": show_figure, "digits": show_digits, "bytes": show_bytes}
     latency, drift = evidence.latency, evidence.drift
     plots = {} if latency is None else {
         "compute": plot_times(latency, "compute"),
@@ -48,8 +51,10 @@ def render_page(evidence: Evidence) -> str:
         canary_names=NAMES,
         canaries=_by_candidate(evidence.parity),
         candidates=() if evidence.parity is None else _worst_first(evidence.parity),
+        by_chance=overlap_by_chance,
         plot_tokens=plot_tokens,
         plots=plots,
+        normalising=NORMALISING,
         percent=0 if latency is None else SCENES[latency.scenario].percentile,
         drift_plot="" if drift is None else _as_image(drift.plot),
     )
@@ -80,6 +85,11 @@ def show_figure(value: float | None, form: str = ".7f") -> str:
     if value is None:
         return "-"
     return "no number" if math.isnan(value) else format(value, form)
+
+
+def show_digits(value: float | None) -> str:
+    """A number with four digits, or what it is instead."""
+    return show_figure(value) if value is None or math.isnan(value) else tell_ms(value)
 
 
 def show_bytes(size: int | None) -> str:

@@ -6,13 +6,13 @@ from pathlib import Path
 import click
 
 from vjepa2.bundle import Bundle
-from vjepa2.errors import Vjepa2Error
 from vjepa2.extras import import_with_extra
 from vjepa2.odd_numbers import spell_numbers
 from vjepa2.outputs import write_json
 
-from .evidence import Evidence, gather_evidence, list_missing, read_evidence, write_evidence
+from .evidence import Evidence, describe_evidence, gather_evidence, list_missing, read_evidence, write_evidence
 from .report_compare import compare_evidence, describe_comparison
+from .report_place import make_place
 
 _FILE = Path("reports") / "report.html"  # in the bundle
 
@@ -28,16 +28,19 @@ _FILE = Path("reports") / "report.html"  # in the bundle
     metavar="OLD NEW",
     help="Instead of a page: hold what --json wrote of NEW to what it wrote of OLD.",
 )
+@click.option("--schema", is_flag=True, help="Instead of a page: print the JSON Schema of what --json writes.")
 def report_command(
-    path: Path | None, output: Path | None, json_file: str | None, compare: tuple[Path, Path] | None
+    path: Path | None, output: Path | None, json_file: str | None, compare: tuple[Path, Path] | None, schema: bool
 ) -> int:
     """Write one page of what is known of BUNDLE, from its manifest and the reports that lie in it.
 
     What was not measured is named with the command that measures it. With --compare the exit status is 1 if anything
     that was proved no longer is, or takes more than 5 % more time or memory.
     """
-    if (path is None) == (compare is None):
-        raise click.UsageError("give a BUNDLE, or --compare OLD NEW")
+    if [path is not None, compare is not None, schema].count(True) != 1:
+        raise click.UsageError("give a BUNDLE, or --compare OLD NEW, or --schema")
+    if schema:
+        return _print_schema(output, json_file)
     if compare is not None:
         if output is not None:
             raise click.UsageError("--compare writes no page; leave -o out, --json is the comparison")
@@ -47,17 +50,17 @@ def report_command(
     return 0
 
 
+def _print_schema(output: Path | None, json_file: str | None) -> int:
+    if output is not None or json_file is not None:
+        raise click.UsageError("--schema is printed; leave -o and --json out")
+    write_json("-", describe_evidence())
+    return 0
+
+
 def _write(bundle: Bundle, output: Path | None, json_file: str | None) -> None:
     report = import_with_extra("vjepa2.runtime.report", "report")
     evidence = gather_evidence(bundle)
-    file = output or bundle.path / _FILE
-    if output is None:
-        try:
-            file.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise Vjepa2Error(
-                f"{file.parent} cannot be made: {error.strerror or error}; give a place with -o"
-            ) from error
+    file = output or make_place(bundle.path, _FILE, otherwise="give a place with -o")
     report.write_page(file, evidence)
     if json_file:
         write_evidence(json_file, evidence)

@@ -10,7 +10,10 @@ import numpy as np
 from vjepa2.errors import VideoError
 
 from .clip_reader import Video
+from .decode_messages import SampledClip
 from .decoder import VIDEO_SUFFIXES
+
+_ONE = (str, Path, np.ndarray, SampledClip)
 
 
 def list_videos(folder: Path) -> list[Path]:
@@ -30,7 +33,7 @@ def list_videos(folder: Path) -> list[Path]:
 
 def expand_folders(videos: Video | Iterable[Video]) -> tuple[Iterator[Video], int | None]:
     """The same videos, and in the place of each folder those that it holds; how many, unless an iterator gives them."""
-    given = [videos] if isinstance(videos, (str, Path, np.ndarray)) else videos
+    given = [videos] if isinstance(videos, _ONE) else videos
     items = _expand(given)
     if not isinstance(given, (list, tuple)):
         return items, None
@@ -40,7 +43,7 @@ def expand_folders(videos: Video | Iterable[Video]) -> tuple[Iterator[Video], in
 
 def is_single(videos: Video | Iterable[Video]) -> bool:
     """Whether this is one video, and neither several nor a folder."""
-    return isinstance(videos, (str, Path, np.ndarray)) and not _is_folder(videos)
+    return isinstance(videos, _ONE) and not _is_folder(videos)
 
 
 def _expand(videos: Iterable[Video]) -> Iterator[Video]:
@@ -53,7 +56,7 @@ def _expand(videos: Iterable[Video]) -> Iterator[Video]:
 
 def _is_folder(video: Video) -> bool:
     try:
-        return not isinstance(video, np.ndarray) and Path(video).is_dir()
+        return not isinstance(video, (np.ndarray, SampledClip)) and Path(video).is_dir()
     except OSError:  # it cannot even be looked at: whoever opens it says why
         return False
 

@@ -114,6 +114,16 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle("smallest", folder, model, batch="dynamic", simplify=False)
 
 
+@pytest.fixture(scope="session")
+def measured(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle in which every report lies, not to be changed."""
+    from tests.measured import measure_everything  # noqa: PLC0415
+
+    folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("measured") / "bundle"))
+    measure_everything(folder)
+    return folder
+
+
 @pytest.fixture
 def bundle_copy(exported: Path, tmp_path: Path) -> Path:
     """A bundle that a test may spoil."""

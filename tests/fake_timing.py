@@ -11,6 +11,7 @@ from vjepa2.bundle import Bundle
 from vjepa2.runtime.backends import Backend
 from vjepa2.runtime.backends.base import FloatArray, FramesArray, InputArray
 from vjepa2.runtime.backends.held import HeldClips, Results
+from vjepa2.runtime.backends.placement import Executed
 from vjepa2.runtime.bench_harness import BenchOptions, Surroundings
 from vjepa2.runtime.bench_row import Finished, RowRequest
 from vjepa2.runtime.bench_subject import LocalSubject
@@ -44,6 +45,8 @@ class Behaviour:
     times_ms: Iterable[float] = (10.0,)  # of its calls; the last again and again
     is_asynchronous: bool = False  # computing returns at once, and fetching waits
     events: float | None = None  # what its events say of a call's time; None: it has none
+    computes_in: Executed | None = None  # known from the first run on
+    scale: float = 1.0  # of its results
     breaks_after: int | None = None  # calls that give the right results; from then on others
     fails_after: int | None = None  # calls, and then this
     failure: Callable[[], BaseException] = KeyboardInterrupt
@@ -73,7 +76,7 @@ class FakeBackend(Backend):
         ]
         held = self.reference.outputs.by_name()
         limit = self.behaviour.breaks_after
-        sign = -1 if limit is not None and self.behaviour.calls > limit else 1
+        sign = self.behaviour.scale * (-1 if limit is not None and self.behaviour.calls > limit else 1)
         return {
             name: np.stack([-held[name][0] if row is None else sign * held[name][row] for row in same])
             for name in outputs
@@ -94,6 +97,7 @@ class FakeBackend(Backend):
     ) -> dict[OutputName, FloatArray]:
         self.pass_time()
         self.clock.now_s = max(self.clock.now_s, self.done_s)
+        self.precision = self.behaviour.computes_in or self.precision
         return self.look_up(frames_BTHWC, outputs)
 
     def _hold(
@@ -148,6 +152,25 @@ def state(**facts: object) -> MachineState:
     return MachineState(**{**calm, **facts})  # type: ignore[arg-type]
 
 
+def surround(
+    behaviours: Mapping[str, Behaviour],
+    *,
+    clock: Clock | None = None,
+    states: Iterable[MachineState] = (),
+    others: float = 0.0,
+) -> Surroundings:
+    """Fake backends, called by names of ours, on a machine in these states; `others` take cores meanwhile."""
+    clock = clock or Clock()
+    told = itertools.chain(states, itertools.repeat(state()))
+    return Surroundings(
+        make_subject=lambda request: FakeSubject(request, behaviours[request.backend], clock),
+        clock=clock,
+        read_state=lambda: next(told),
+        read_cpu_time=lambda sessions: CpuTime(busy_s=clock.now_s * (1 + others), stolen_s=0.0, ours_s=clock.now_s),
+        describe_machine=lambda: MACHINE,
+    )
+
+
 def bench(
     folder: Path,
     behaviours: Mapping[str, Behaviour],
@@ -155,17 +178,10 @@ def bench(
     clock: Clock | None = None,
     states: Iterable[MachineState] = (),
     others: float = 0.0,
+    save: Callable[[LatencyReport], None] = lambda _: None,
     **options: object,
 ) -> LatencyReport:
-    """Time fake backends, called by names of ours, on a machine in these states; `others` take cores meanwhile."""
-    clock, bundle = clock or Clock(), Bundle.open(folder)
-    told = itertools.chain(states, itertools.repeat(state()))
-    surroundings = Surroundings(
-        make_subject=lambda request: FakeSubject(request, behaviours[request.backend], clock),
-        clock=clock,
-        read_state=lambda: next(told),
-        read_cpu_time=lambda sessions: CpuTime(busy_s=clock.now_s * (1 + others), stolen_s=0.0, ours_s=clock.now_s),
-        describe_machine=lambda: MACHINE,
-    )
+    """Time what `surround` makes."""
+    bundle, surroundings = Bundle.open(folder), surround(behaviours, clock=clock, states=states, others=others)
     plan = Plan(rows=tuple((bundle, name) for name in behaviours), skipped={})
-    return measure_latency(plan, BenchOptions(**options), surroundings)  # type: ignore[arg-type]
+    return measure_latency(plan, BenchOptions(**options), surroundings, save=save)  # type: ignore[arg-type]

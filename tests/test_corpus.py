@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,13 @@ def test_the_rows_are_those_of_a_bare_loop(whole: tuple[Path, CorpusSeal], corpu
         expected_BD = engine.encode(videos)
     rows_BD = np.array(table["embedding"].to_pylist(), np.float32)
     np.testing.assert_array_equal(rows_BD[[0, 1, 3, 4]], expected_BD)
+
+
+def test_a_shard_that_the_plan_does_not_number_is_told(whole: tuple[Path, CorpusSeal], tmp_path: Path) -> None:
+    output = shutil.copytree(whole[0], tmp_path / "output")
+    shutil.copyfile(output / name_shard(0), output / name_shard(7))
+    with pytest.raises(CorpusError, match="has shard 7, and its plan has 3, numbered from 0"):
+        read_status(str(output))
 
 
 def test_two_processes_make_the_same_bytes(

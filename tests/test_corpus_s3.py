@@ -4,11 +4,13 @@ S3's protocol is spoken by s3fs to moto, a server in a process of its own, over 
 made to happen there is tried on fsspec's "memory://", which is a fake.
 """
 
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +20,15 @@ import pytest
 
 from tests.test_corpus import SETTINGS, corpus, run_all, run_here, vjepa2
 from vjepa2.errors import CorpusError, MissingDependencyError
+from vjepa2.runtime import corpus_videos
 from vjepa2.runtime.corpus_make_plan import plan_corpus
+from vjepa2.runtime.corpus_messages import PlannedVideo
 from vjepa2.runtime.corpus_output import list_shards, name_shard
 from vjepa2.runtime.corpus_run import run_corpus
 from vjepa2.runtime.corpus_seal import seal_corpus
 from vjepa2.runtime.corpus_status import read_status
 from vjepa2.runtime.corpus_store import open_store
+from vjepa2.runtime.corpus_videos import Identity, fetch_video
 
 __all__ = ["corpus"]
 fsspec: Any = pytest.importorskip("fsspec", reason="could not import 'fsspec': pip install 'vjepa2-edge[s3]'")
@@ -121,8 +126,32 @@ def test_a_fake_store_holds_a_whole_run(corpus: Path, exported: Path, tmp_path: 
         open_store("nothing://at/all")
 
 
-def test_a_library_that_lacks_is_named() -> None:
-    if "s3fs" in sys.modules or os.environ.get("AWS_ENDPOINT_URL"):
-        pytest.skip("'s3fs' is here")
+def test_a_full_disk_is_no_fault_of_the_video_that_is_fetched(
+    corpus: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/full/a.mp4", (corpus / "a.mp4").read_bytes())
+    video = "memory://full/a.mp4"
+
+    def fill(self: Any, path: str, target: str) -> None:
+        Path(target).write_bytes(b"a part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    identity = Identity(bytes=9, version="etag:1")
+    monkeypatch.setattr(corpus_videos, "identify_video", lambda _: identity)
+    monkeypatch.setattr(type(files), "get_file", fill)
+    before = set(Path(tempfile.gettempdir()).glob("vjepa2-corpus-*"))
+    planned = PlannedVideo(number=0, video=video, bytes=9, version="etag:1", problem=None, clips=1)
+    with (
+        pytest.raises(CorpusError, match=r"vjepa2-corpus-.*No space left .* it needs 9 bytes; free some space"),
+        fetch_video(planned),
+    ):
+        pass
+    assert set(Path(tempfile.gettempdir()).glob("vjepa2-corpus-*")) <= before
+
+
+def test_a_library_that_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)  # as if it was never asked for
     with pytest.raises((MissingDependencyError, CorpusError), match="s3fs"):
         open_store("s3://bucket/x").list_files()

@@ -34,7 +34,7 @@ from vjepa2.export.trace import trace_model
 from vjepa2.export.watch import Side, Values, evaluate_side, open_side
 from vjepa2.export.weights_file import write_tensors
 from vjepa2.headed import PlainEncoder
-from vjepa2.manifest import FileInfo, encode_manifest
+from vjepa2.manifest import FileInfo, Precision, encode_manifest
 from vjepa2.publish import sha256_of
 from vjepa2.runtime import Reference
 from vjepa2.runtime.parity import GATES, compare_outputs
@@ -345,6 +345,35 @@ def test_what_is_no_number_is_told_and_written_as_none() -> None:
     quiet = np.ones(50)
     quiet[7] = 0.01
     assert measure_drift(expected, got, GATES["fp16"], norms_V=quiet).faults, "a quiet token, too, must be a number"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("odd", "count"), [([7], 1), (list(range(50)), 50)])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_norms_that_are_no_number_are_told_and_make_nothing_quiet(
+    precision: Precision, odd: list[int], count: int, value: float
+) -> None:
+    expected = np.random.default_rng(0).standard_normal((1, 50, 8)).astype(np.float32)
+    norms = np.ones(50)
+    norms[odd] = value
+    drift = measure_drift(expected, expected, GATES[precision], norms_V=norms)
+    assert drift.faults == (f"{count} of 50 norms of the reference are no finite numbers",)
+    assert drift.quiet_tokens == 0
+
+
+def test_what_is_quiet_and_what_is_a_first_percentile_is_the_same_as_of_outputs() -> None:
+    rng = np.random.default_rng(0)
+    expected = rng.standard_normal((1, 200, 8)).astype(np.float32)
+    got = expected + rng.standard_normal((1, 200, 8)).astype(np.float32) * 0.01
+    norms = rng.uniform(0.01, 1, (1, 200)).astype(np.float32)
+    for tokens in (100, 200):
+        sides, gate = (expected[:, :tokens], got[:, :tokens]), GATES["bf16"]
+        inside = measure_drift(*sides, gate, norms_V=norms[:, :tokens].ravel().astype(np.float64))
+        outside = compare_outputs({"tokens": sides[0]}, {"tokens": sides[1]}, norms[:, :tokens], gate.quiet)
+        assert inside.quiet_tokens == outside.quiet_tokens > 0
+        assert inside.token_worst == pytest.approx(outside.token_cosine)
+        assert inside.token_p01 == pytest.approx(outside.token_p01)
+        assert (inside.token_p01 is None) == (outside.counted_tokens < 100)
 
 
 def test_quiet_tokens_do_not_count() -> None:

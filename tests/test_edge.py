@@ -21,9 +21,19 @@ from vjepa2.runtime import EmbeddingEngine
 from vjepa2.runtime.backends.base import FramesArray
 
 EDGE = ROOT / ".venv-edge" / "bin"
-ABSENT = {"torch", "torchvision", "onnx", "onnx_ir", "onnxsim", "safetensors", "transformers", "huggingface_hub"}
+ABSENT = {
+    "torch", "torchvision", "onnx", "onnx_ir", "onnxsim", "safetensors", "transformers", "huggingface_hub", "faiss",
+    "fastapi", "uvicorn", "duckdb", "pandas",
+}  # fmt: skip
 # read files that are not deployed
-OF_THE_CHECKOUT = {"test_edge.py", "test_examples.py", "test_imports.py", "test_readme.py", "test_serve.py"}
+OF_THE_CHECKOUT = {
+    "test_edge.py",
+    "test_examples.py",
+    "test_imports.py",
+    "test_makefile.py",
+    "test_readme.py",
+    "test_serve.py",
+}
 needs_edge = pytest.mark.skipif(not (EDGE / "vjepa2").exists(), reason="no .venv-edge: make edge found no Python 3.10")
 
 _SCRIPT = """
@@ -125,8 +135,8 @@ FILES = sorted(file.name for file in (ROOT / "tests").glob("test_*.py") if is_fo
 FILES = [name for name in FILES if name not in OF_THE_CHECKOUT]
 # why a test may be skipped there: what it compares with, or a device, is not there
 EXCUSES = (
-    "torch", "transformers", "tensorrt", "onnx'", "'ray'", "'s3fs'", "'fsspec'", "'jinja2'", "GPU", "CUDA",
-    "ExecutionProvider", "bfloat16", "float16",
+    "torch", "transformers", "tensorrt", "onnx'", "'ray'", "'s3fs'", "'fsspec'", "'jinja2'", "'jsonschema'",
+    "'playwright'", "'duckdb'", "'lancedb'", "'pandas'", "GPU", "CUDA", "ExecutionProvider", "bfloat16", "float16",
 )  # fmt: skip
 
 

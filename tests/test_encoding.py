@@ -1,7 +1,9 @@
 """Are videos encoded in order, ahead within bounds, and past the bad ones?"""
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,16 @@ def test_bad_videos_are_skipped_and_reported(
     np.testing.assert_array_equal(engine.encode(videos, on_error="skip"), rows.values)
     metrics = engine.metrics()
     assert (metrics.videos_ok, metrics.videos_partial, metrics.videos_rejected) == (6, 2, 6)
+
+
+def test_a_clip_that_was_cut_is_taken_as_it_is(engine: EmbeddingEngine, videos: list[Path]) -> None:
+    clips = [clip for video in videos[:2] for clip in engine.clips.read(video)]
+    np.testing.assert_array_equal(engine.encode(clips), engine.encode(videos[:2]))
+    np.testing.assert_array_equal(engine.encode(clips[0]), engine.encode(videos[0]))
+    assert np.abs(engine.encode(clips[0].frames_THWC) - engine.encode(clips[0])).max() > 1e-3, "an array is cut again"
+    rows = engine.encode_clips([*clips, replace(clips[0], views_VTHWC=clips[0].views_VTHWC[:, :1])], on_error="skip")
+    assert rows.names == ("clip 0", "clip 1", "clip 2")
+    assert re.search(r"the clip is uint8 \[1, 1, .* and the model takes uint8 \[1, 2, ", str(rows.reports[2]))
 
 
 def test_where_all_are_bad_there_is_no_row(engine: EmbeddingEngine) -> None:

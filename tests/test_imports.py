@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {
-    "av", "click", "cuda", "fsspec", "huggingface_hub", "jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime",
-    "onnxscript", "onnxsim", "openvino", "PIL", "prometheus_client", "pyarrow", "ray", "rich", "safetensors",
-    "tensorrt", "torch", "transformers",
+    "av", "click", "cuda", "faiss", "fastapi", "fsspec", "huggingface_hub", "jinja2", "lancedb", "numpy", "onnx",
+    "onnx_ir", "onnxruntime", "onnxscript", "onnxsim", "openvino", "PIL", "prometheus_client", "pyarrow", "ray", "rich",
+    "safetensors", "starlette", "tensorrt", "torch", "transformers", "uvicorn",
 }  # fmt: skip
 
 # a file or folder -> third-party libraries that it may import; the longest match counts
@@ -149,10 +149,22 @@ MAY_IMPORT = {
         )
     },
     "runtime/corpus_cli.py": {"click", "rich"},
+    "runtime/corpus_lance.py": {"lancedb", "numpy", "pyarrow"},
+    "runtime/triton_cli.py": {"click"},
+    "runtime/triton_config.py": set(),
+    "runtime/triton_repository.py": set(),
+    "runtime/triton_start.py": set(),
+    "runtime/triton_text.py": set(),
     "runtime/corpus_objects.py": {"fsspec"},
     "runtime/corpus_plan.py": {"pyarrow"},
     "runtime/corpus_ray.py": {"ray"},
     "runtime/corpus_table.py": {"numpy", "pyarrow"},
+    **{f"runtime/search_{part}.py": set() for part in ("files", "open", "service", "upload")},
+    "runtime/search_cli.py": {"click", "rich", "uvicorn"},
+    "runtime/search_guard.py": {"starlette"},
+    "runtime/search_faiss.py": {"faiss", "numpy"},
+    "runtime/search_server.py": {"fastapi", "starlette"},
+    "runtime/search_thumbnails.py": {"av", "numpy"},
     "runtime/backends/pytorch.py": {"numpy", "torch"},
     "runtime/backends/held_tensors.py": {"torch"},
     "runtime/backends/torch_rates.py": {"torch"},
@@ -239,6 +251,7 @@ def test_every_file_knows_its_room(path: Path) -> None:
     ("path", "source"),
     [
         ("vjepa2/spec.py", "import numpy"),
+        ("runtime/search_index.py", "import faiss"),
         ("vjepa2/spec.py", "def f():\n    import torch.nn as nn"),
         ("vjepa2/encoder.py", "from vjepa2.export.trace import trace_encoder"),
         ("runtime/embedding.py", "from vjepa2.export import pipeline"),
@@ -286,7 +299,9 @@ def run_blocked(blocked: set[str], statement: str) -> subprocess.CompletedProces
         ("import vjepa2.export.compile_cli", {"click", "rich"}),
         ("import vjepa2.runtime.doctor_cli", {"numpy", "rich", "click"}),
         ("import vjepa2.runtime.bench_cli", {"numpy", "rich", "click"}),
+        ("import vjepa2.runtime.search_corpus", {"numpy", "pyarrow"}),
         ("import vjepa2.runtime.report_cli", {"numpy", "click"}),
+        ("import vjepa2.runtime.triton_cli", {"numpy", "click"}),
         ("import vjepa2.export.inspect_cli", {"click", "rich", "numpy", "onnx"}),
         ("import vjepa2.export.memory, vjepa2.export.fit, vjepa2.export.devices", set()),
         ("import vjepa2.export.plan_cli", {"click", "numpy", "rich"}),

@@ -13,6 +13,7 @@ from vjepa2.errors import BundleError, SpecError
 from vjepa2.manifest import Precision
 from vjepa2.runtime import Backend, Outputs, Reference, check_parity, open_backend
 from vjepa2.runtime.backends.base import FloatArray, FramesArray, InputArray
+from vjepa2.runtime.backends.placement import EXECUTED
 from vjepa2.runtime.parity import GATES, compare_outputs, find_faults, measure, shuffle_frames
 from vjepa2.spec import OutputName
 
@@ -215,6 +216,11 @@ def test_the_frobenius_norm_is_that_of_the_textbook() -> None:
     tokens = np.array([[[3.0, 0.0], [0.0, 4.0]]], np.float32)
     figures = compare_outputs({"tokens": tokens}, {"tokens": tokens + 1}, np.ones((1, 2), np.float32), 0)
     assert figures.relative_frobenius == pytest.approx(2 / 5)
+
+
+def test_whatever_a_library_computes_in_has_a_gate() -> None:
+    assert set(GATES) == set(EXECUTED)
+    assert GATES["tf32"] == GATES["fp16"], "it has its fraction"
 
 
 def test_every_gate_says_where_it_comes_from() -> None:

@@ -1,6 +1,9 @@
 """Does a comparison catch a backend that lies, refuse what cannot be compared, and keep what it has measured?"""
 
+import errno
 import json
+import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +23,7 @@ from vjepa2.runtime.canaries import NAMES, OF_INPUT
 from vjepa2.runtime.clip_set import generate_clips, list_stored, read_folder
 from vjepa2.runtime.decode_messages import ClipRequest
 from vjepa2.runtime.gates import GATES, Gate
-from vjepa2.runtime.neighbours import overlap_neighbours
+from vjepa2.runtime.neighbours import explain_overlap, overlap_by_chance, overlap_neighbours
 from vjepa2.runtime.parity_report import FILE, ParityReport, read_report, write_report
 from vjepa2.runtime.parity_run import ParityRequest, run_parity
 from vjepa2.runtime.reference import measure_change
@@ -100,7 +103,8 @@ def test_with_pytorch_every_kind_of_clip_is_compared(exported: Path) -> None:
     assert report.passed
     graph, itself = report.candidates
     assert len(graph.clips) == 12
-    assert graph.neighbours == 1
+    assert graph.neighbours is None
+    assert "k-NN overlap@10: 0.909 is what chance alone gives of 12 clips, which is too much; it takes 31" in graph.said
     assert graph.worst_clip in {clip.name for clip in graph.clips}
     assert any(line.startswith("first percentile: 48 tokens of a clip count, it takes 100") for line in graph.said)
     assert len(itself.clips) == 4, "the reference of the others is not held against itself"
@@ -226,8 +230,8 @@ def test_a_verdict_for_what_is_measured_beside_it(exported: Path, lying: Callabl
     bundle = Bundle.open(exported)
     with open_backend(bundle, ORT) as backend:
         assert check_stored(backend).passed
-        backend.precision = "tf32"
-        with pytest.raises(BackendError, match="onnxruntime computes in tf32, for which no gate is written down"):
+        backend.precision = "fp64"
+        with pytest.raises(BackendError, match="onnxruntime computes in fp64, for which no gate is written down"):
             check_stored(backend)
     with Liar(bundle, swap_tokens, np.ascontiguousarray) as liar:
         assert not check_stored(cast("Backend", liar)).passed
@@ -329,7 +333,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_calls_it_partial(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as done:
         main(["parity", str(bundle_copy), "--backends", ORT, "--json", json_file])
-    assert done.value.code == 130
+    assert done.value.code == 1
     captured = capsys.readouterr()
     assert "called partial, in " in captured.err
     given = json.loads(captured.out if json_file == "-" else Path(json_file).read_text())
@@ -386,11 +390,61 @@ def test_a_report_is_read_as_it_was_written_numbers_that_are_none_too(
             read_report(file)
 
 
-def test_a_bundle_that_cannot_be_written_to_is_told_before_anything_runs(bundle_copy: Path) -> None:
-    (bundle_copy / "reports").write_text("a file")
+@pytest.mark.parametrize("verb", ["parity", "bench", "report"])
+def test_a_bundle_that_cannot_be_written_to_is_told_before_anything_runs(
+    verb: str, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = Path.mkdir
+
+    def refuse(folder: Path, *words: Any, **named: Any) -> None:
+        """A file system that is read only, for root too."""
+        if bundle_copy in folder.parents:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+        make(folder, *words, **named)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    for name in ("candidates.open_backend", "bench_harness.Harness.measure_group"):
+        monkeypatch.setattr(f"vjepa2.runtime.{name}", lambda *_, **__: pytest.fail("something ran"))
+    if verb == "report":
+        pytest.importorskip("jinja2")
+    with pytest.raises(SystemExit) as done:
+        main([verb, str(bundle_copy)])
+    assert done.value.code == 2
+    err = capsys.readouterr().err
+    assert f"{bundle_copy / 'reports'} cannot be made: Read-only file system; " in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("alone")
+def test_sigterm_is_ctrl_c(lying: Callable[..., None], bundle_copy: Path) -> None:
+    """Called, not sent: behind the tests of other libraries, a signal sent to this process ends it with SIGSEGV."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def end(got: dict[OutputName, FloatArray], call: int) -> None:
+        if call == 2:
+            handler = signal.getsignal(signal.SIGTERM)
+            assert callable(handler)
+            handler(signal.SIGTERM, None)
+
+    lying(end)
+    with pytest.raises(SystemExit) as done:
+        main(["parity", str(bundle_copy), "--backends", ORT])
+    assert done.value.code == 1
+    assert signal.getsignal(signal.SIGTERM) == before
+    kept = read_report(bundle_copy / FILE)
+    assert kept.partial
+    assert [clip.name for clip in kept.candidates[0].clips] == ["stored 0", "stored 1"]
+
+
+def test_what_is_interrupted_before_anything_is_kept_is_130(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vjepa2.runtime.parity_run.choose_candidates", interrupt)
     with pytest.raises(SystemExit) as done:
         main(["parity", str(bundle_copy)])
-    assert done.value.code == 2
+    assert done.value.code == 130
+    assert not (bundle_copy / FILE).exists()
 
 
 def test_generated_clips_are_what_they_are_called(exported: Path) -> None:
@@ -412,8 +466,8 @@ def test_generated_clips_are_what_they_are_called(exported: Path) -> None:
 def test_neighbours_are_those_of_another_library() -> None:
     torch = pytest.importorskip("torch")
     generator = torch.Generator().manual_seed(0)
-    left = torch.randn(30, 8, generator=generator)
-    right = left + 0.3 * torch.randn(30, 8, generator=generator)
+    left = torch.randn(40, 8, generator=generator)
+    right = left + 0.3 * torch.randn(40, 8, generator=generator)
 
     def nearest(vectors: Any) -> Any:
         unit = torch.nn.functional.normalize(vectors.double(), dim=1)
@@ -421,11 +475,37 @@ def test_neighbours_are_those_of_another_library() -> None:
 
     pairs = zip(nearest(left).tolist(), nearest(right).tolist(), strict=True)
     must = float(np.mean([len(set(ours) & set(theirs)) / 10 for ours, theirs in pairs]))
-    got = overlap_neighbours(left.numpy(), right.numpy())
-    assert got == pytest.approx(must)
+    assert overlap_neighbours(left.numpy(), right.numpy()) == pytest.approx(must)
     assert 0.3 < must < 0.9
     assert overlap_neighbours(left.numpy(), left.numpy()) == 1
-    assert overlap_neighbours(left[:11].numpy(), right[:11].numpy()) is None
-    broken = right.numpy().copy()
-    broken[3] = np.nan
-    assert (overlap_neighbours(left.numpy(), broken) or 0) < must
+
+
+@pytest.mark.parametrize("clips", [31, 60])
+def test_vectors_that_have_nothing_in_common_overlap_as_chance_says(clips: int) -> None:
+    rng = np.random.default_rng(0)
+    sides = [[rng.standard_normal((clips, 16), np.float32) for _ in range(2)] for _ in range(50)]
+    overlaps = [overlap_neighbours(left, right) for left, right in sides]
+    assert np.mean([each for each in overlaps if each is not None]) == pytest.approx(overlap_by_chance(clips), abs=0.01)
+    assert overlap_by_chance(clips) <= 1 / 3
+
+
+def test_of_clips_so_few_that_chance_is_much_there_is_no_overlap() -> None:
+    rng = np.random.default_rng(0)
+    left, right = rng.standard_normal((2, 30, 8), np.float32)
+    assert overlap_neighbours(left, right) is None
+    assert overlap_neighbours(left[:12], right[:12]) is None
+    assert explain_overlap(None, 12).startswith("k-NN overlap@10: 0.909 is what chance alone gives of 12 clips")
+    assert [overlap_by_chance(clips) for clips in (1, 2, 11, 21)] == [1, 1, 1, 0.5]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+@pytest.mark.parametrize("rows", [slice(None), slice(3, 4)], ids=["every vector", "one vector"])
+def test_vectors_without_a_direction_overlap_with_nothing(rows: slice, value: float) -> None:
+    right = np.random.default_rng(0).standard_normal((31, 8), np.float32)
+    broken = right.copy()
+    broken[rows] = value
+    for sides in ((right, broken), (broken, right), (broken, broken)):
+        overlap = overlap_neighbours(*sides)
+        assert overlap is not None
+        assert np.isnan(overlap)
+    assert explain_overlap(np.nan, 31).endswith("an embedding is zero or no number, so there is no figure")

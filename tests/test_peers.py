@@ -11,6 +11,7 @@ from vjepa2.bundle import Bundle
 from vjepa2.errors import MissingDependencyError
 from vjepa2.runtime import Reference, check_parity, open_backend
 from vjepa2.runtime.backends import BACKENDS, choice
+from vjepa2.runtime.backends.base import normalise
 from vjepa2.runtime.gates import GATES
 
 if TYPE_CHECKING:
@@ -68,6 +69,29 @@ def test_a_plain_export_is_in_parity_and_its_graph_goes_with_it(name: str, squar
         np.testing.assert_allclose(held.fetch()["embedding"], expected[:1], atol=1e-4)
     assert verdict.passed
     assert not graph.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "normalised"), [("transformers", 1), *((name, 1) for name in EXPORTED), ("pytorch", 1), ("onnxruntime", 0)]
+)
+def test_pixels_are_normalised_before_computing_or_in_the_graph(
+    name: str, normalised: int, square: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the note beside every table of times says."""
+    if missing := choice.find_missing(name):
+        pytest.skip(missing)
+    calls = []
+    for module in ("base", "peers", "peers_export", "pytorch"):
+        monkeypatch.setattr(
+            f"vjepa2.runtime.backends.{module}.normalise",
+            lambda *given: calls.append(given) or normalise(*given),  # type: ignore[func-returns-value]
+        )
+    bundle = Bundle.open(square)
+    with open_backend(bundle, name) as backend:
+        held = backend.hold(np.zeros((1, *bundle.manifest.frames_shape), np.uint8))
+        assert len(calls) == normalised
+        held.compute()
+    assert len(calls) == normalised
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

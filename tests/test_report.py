@@ -14,21 +14,19 @@ from typing import Any
 import pytest
 
 from tests.conftest import PREBUILT
-from tests.fake_timing import Behaviour, bench
+from tests.measured import call, name_everything
 from vjepa2.bundle import Bundle
-from vjepa2.cli import main
 from vjepa2.errors import BundleError
 from vjepa2.runtime.bench_cli import write_latency
 from vjepa2.runtime.evidence import FILES, Evidence, gather_evidence, read_evidence, write_evidence
 from vjepa2.runtime.graph_reports import DriftRecord, GraphRow
 from vjepa2.runtime.latency_stats import Ratio
-from vjepa2.runtime.parity_report import TokenMap, keep_report
-from vjepa2.runtime.parity_run import ParityRequest, run_parity
+from vjepa2.runtime.parity_report import TokenMap
 from vjepa2.runtime.report_compare import compare_evidence
-from vjepa2.runtime.report_plots import plot_tokens
+from vjepa2.runtime.report_tokens import plot_tokens
 
 pytest.importorskip("jinja2")
-from vjepa2.runtime.report import list_verdicts, render_page
+from vjepa2.runtime.report import list_verdicts, render_page, show_digits
 
 VOID = {"meta", "link", "br", "img"}
 EVIL = "<script>alert(1)</script>"
@@ -64,28 +62,6 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
-
-
-def call(*words: object) -> int:
-    with pytest.raises(SystemExit) as done:
-        main([str(word) for word in words])
-    return int(done.value.code or 0)
-
-
-@pytest.fixture(scope="module")
-def measured(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle in which every report lies."""
-    folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("measured") / "bundle"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vjepa2.runtime.oracle.find_missing", lambda *_, **__: "pytorch needs torch")
-        request = ParityRequest(bundles=(Bundle.open(folder),), backends=("onnxruntime",))
-        keep_report(folder, run_parity(request, save=lambda _: None))
-    times = {"onnxruntime": Behaviour((10.0, 11.0)), "onnxruntime-portable": Behaviour((12.0, 12.5))}
-    write_latency(str(folder / FILES["latency"]), bench(folder, times, seconds=3.0))
-    if not PREBUILT:
-        assert call("inspect", folder, "--json", folder / FILES["lint"]) == 0
-        assert call("drift", folder, "--islands", "none", "--json", folder / FILES["drift"]) == 0
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +103,7 @@ def test_figures_of_the_reports_are_on_the_page(evidence: Evidence) -> None:
     for words in (
         evidence.parity.command, evidence.parity.candidates[0].worst_clip, "fails, as it must", "≥ 0.99999",
         f"{evidence.parity.candidates[0].worst.token_cosine:.9f}", "p90",
-        evidence.latency.machine.processor, "What part of its limit",
+        evidence.latency.machine.processor, "What part of its limit", "Normalising pixels is in both times",
     ):  # fmt: skip
         assert words in text, words
 
@@ -143,27 +119,18 @@ def test_what_was_not_measured_is_told_with_its_command(bundle_copy: Path, capsy
 
 
 def test_words_of_a_bundle_are_words_on_the_page(evidence: Evidence) -> None:
-    assert evidence.parity is not None
-    assert evidence.latency is not None
-    row = replace(evidence.parity.candidates[0], name=EVIL, said=(EVIL,))
-    assert row.worst_map is not None
-    row = replace(row, worst_map=replace(row.worst_map, clip=EVIL))
-    subject = evidence.subject
-    spoilt = replace(
-        evidence,
-        subject=replace(
-            subject, name=EVIL, labels=(EVIL, "dog"), model=replace(subject.model, name=EVIL),
-            source=replace(subject.source, name=EVIL, warning=EVIL),
-        ),
-        parity=replace(evidence.parity, candidates=(row,), invalid=(EVIL,), command=EVIL),
-        latency=replace(evidence.latency, rows=tuple(replace(each, backend=EVIL) for each in evidence.latency.rows)),
-        drift=None if evidence.drift is None else replace(evidence.drift, plot=f"<svg>{EVIL}</svg>"),
-        commands=dict.fromkeys(evidence.commands, EVIL),
-    )  # fmt: skip
-    text = render_page(spoilt)
+    text = render_page(name_everything(evidence, EVIL))
     assert EVIL not in text
     assert text.count("&lt;script&gt;") > 10
     assert "script" not in Page(text).tags
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(12058.4, "12058"), (1000.0, "1000"), (13.454, "13.45"), (None, "-"), (math.nan, "no number")],
+)
+def test_times_have_four_digits_and_no_power_of_ten(value: float | None, words: str) -> None:
+    assert show_digits(value) == words
 
 
 def test_nan_is_told_and_drawn_and_never_passes(evidence: Evidence, tmp_path: Path) -> None:
@@ -202,6 +169,43 @@ def test_a_map_shows_where_tokens_are_lost() -> None:
     paths = {part.split('fill="')[1].partition('"')[0] for part in drawn.split("<path ")[1:]}
     assert {"#dc2626", "#000", "#fff"} < paths
     assert "#dc2626" not in plot_tokens(tokens)
+
+
+def test_a_map_tells_its_worst_tokens_without_colour() -> None:
+    steps = (((1e-9, 1e-3), (2e-8, 1e-9)), ((1e-9, 4e-8), (3e-8, 1e-9)))
+    drawn = plot_tokens(TokenMap(clip="a", frames=4, distances_THW=steps, quiet=(1,)))
+    assert "<title>row 1, column 0: 2.0e-08</title>" in drawn, "the quiet one does not count"
+    assert "<title>row 0, column 1: 4.0e-08</title>" in drawn
+    assert drawn.count('font-weight="bold"') == 1
+    assert 'font-weight="bold">4.0e-08</text>' in drawn
+    lost = plot_tokens(TokenMap(clip="a", frames=4, distances_THW=(((math.nan,),), ((1.0,),)), quiet=(1,)))
+    assert 'font-weight="bold">no number</text>' in lost
+    assert ">none counts</text>" in lost
+
+
+def test_a_map_lies_beneath_its_frames_or_says_that_they_are_not_there(evidence: Evidence) -> None:
+    assert evidence.parity is not None
+    row = evidence.parity.candidates[0]
+    assert row.worst_map is not None
+    page = Page(render_page(evidence))
+    assert [target for target in page.fetched if "png" in target] == list(row.worst_map.pictures)
+    assert len(row.worst_map.pictures) == 2
+    bare = replace(row, worst_map=replace(row.worst_map, pictures=()))
+    text = render_page(replace(evidence, parity=replace(evidence.parity, candidates=(bare,))))
+    assert "data:image/png" not in text
+    assert "the frames are not in this report" in text
+
+
+def test_a_report_from_before_there_were_pictures_is_a_page_still(measured: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(measured, tmp_path / "bundle"))
+    file = folder / FILES["parity"]
+    record = json.loads(file.read_text())
+    assert record["candidates"][0]["worst_map"].pop("pictures")
+    file.write_text(json.dumps(record))
+    assert call("report", folder) == 0
+    record["candidates"][0]["worst_map"]["pictures"] = ["http://x/y.png", "data:image/png;base64,AAAA"]
+    file.write_text(json.dumps(record))
+    assert call("report", folder) == 2
 
 
 def test_figures_of_another_bundle_are_called_so(measured: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,21 @@ from tests.conftest import TINY_CLIP
 from tests.engine_samples import sample_manifest
 from tests.fake_cuda import FakeLibcuda, install
 from tests.fake_tensorrt import VERSIONS, Script, fake_tensorrt
+from tests.test_engine_folder import edit
 from tests.test_export_heads import request_for
 from vjepa2.bundle import PORTABLE, Bundle
-from vjepa2.engine_folder import write_engine
+from vjepa2.cli import main
+from vjepa2.engine_folder import ENGINES, write_engine
 from vjepa2.errors import BackendError, EngineError, MissingDependencyError
 from vjepa2.export.pipeline import export_bundle
 from vjepa2.runtime import Backend, Reference, check_parity, open_backend
-from vjepa2.runtime.backends import find_missing
+from vjepa2.runtime.backends import BACKENDS, find_missing
 from vjepa2.runtime.backends.base import FramesArray
 from vjepa2.runtime.backends.choice import choose_backend
 from vjepa2.runtime.backends.cuda import CudaDevice
 from vjepa2.runtime.backends.onnxrt import run_graph
 from vjepa2.runtime.gates import GATES
+from vjepa2.runtime.parity_report import FILE, read_report
 
 PLAN = b"ftrt and then code"
 
@@ -296,6 +299,51 @@ def test_without_an_engine_for_this_machine_the_command_is_told(device: str | No
     assert "TensorRT is 8.6.1 here, 8.6.0 in the engine" in str(caught.value)
     assert str(caught.value).endswith(f"run: vjepa2 compile {rig.bundle.path}")
     assert "TensorRT is 8.6.1 here" in choose_backend(rig.bundle).reason, "auto goes on, and says why"
+    assert rig.library.live() == 0
+
+
+def stale_version(rig: Rig) -> str:
+    """TensorRT was updated since."""
+    rig.module.__version__ = "8.6.1"
+    return "TensorRT is 8.6.1 here, 8.6.0 in the engine"
+
+
+def stale_bundle(rig: Rig) -> str:
+    """The engine is one that was built from another export."""
+    folder = rig.bundle.path / ENGINES / rig.engine_name
+    edit(folder, lambda held: replace(held, bundle_sha256="0"))
+    return "from another export of this bundle"
+
+
+def stale_plan(rig: Rig) -> str:
+    """The plan alone is another one, of the same length."""
+    (rig.bundle.path / ENGINES / rig.engine_name / "engine.plan").write_bytes(PLAN[::-1])
+    return "engine.plan was changed after compile (sha256 differs)"
+
+
+@pytest.mark.parametrize("spoil", [stale_version, stale_bundle, stale_plan])
+def test_a_comparison_with_a_stale_engine_is_refused_if_it_was_asked_for_and_told_if_not(
+    spoil: Callable[[Rig], str], rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vjepa2.runtime.oracle.find_missing", lambda *_, **__: "pytorch needs torch")
+    told = spoil(rig)
+    with pytest.raises(SystemExit) as done:
+        main(["parity", str(rig.bundle.path), "--backends", "tensorrt"])
+    assert done.value.code == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert f"run: vjepa2 compile {rig.bundle.path}" in err
+    assert "Traceback" not in err
+    report = rig.bundle.path / FILE
+    assert not report.exists() or read_report(report).partial
+    only = {name: entry for name, entry in BACKENDS.items() if name in ("tensorrt", "onnxruntime")}
+    monkeypatch.setattr("vjepa2.runtime.candidates.BACKENDS", only)
+    with pytest.raises(SystemExit) as done:
+        main(["parity", str(rig.bundle.path)])
+    assert not done.value.code
+    kept = read_report(report)
+    assert [row.backend for row in kept.candidates] == ["onnxruntime"]
+    assert told in kept.not_run["bundle in tensorrt"]
     assert rig.library.live() == 0
 
 

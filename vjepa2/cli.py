@@ -23,6 +23,8 @@ VERBS = {
     "run": ("vjepa2.runtime.run_cli", "video", "Videos to every output of a bundle, whatever its head."),
     "parity": ("vjepa2.runtime.parity_cli", "", "Bundles in every backend against PyTorch float32, with canaries."),
     "corpus": ("vjepa2.runtime.corpus_cli", "corpus", "A corpus of videos to shards of embeddings, each row once."),
+    "search": ("vjepa2.runtime.search_cli", "search", "A corpus on a page of this machine, to look for clips."),
+    "triton": ("vjepa2.runtime.triton_cli", "", "A bundle to a repository that Triton Inference Server serves."),
     "bench": ("vjepa2.runtime.bench_cli", "", "How long each backend takes, proved, beside what others would run."),
     "report": ("vjepa2.runtime.report_cli", "", "One page of what is known of a bundle; or two held together."),
     "doctor": ("vjepa2.runtime.doctor_cli", "", "What runs on this machine, and what the rest lacks."),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def spell_numbers(value: Any) -> Any:
@@ -24,4 +24,4 @@ def unspell_numbers(value: Any) -> Any:
         return {name: unspell_numbers(item) for name, item in value.items()}
     if isinstance(value, list):
         return [unspell_numbers(item) for item in value]
-    return _WORDS.get(value, value) if isinstance(value, str) else value
+    return WORDS.get(value, value) if isinstance(value, str) else value

@@ -9,19 +9,29 @@ from vjepa2.errors import BundleError
 
 _Record = TypeVar("_Record")
 _PLAIN = (str, int, float, bool, type(None))
+ADDED_LATER = {"may_be_missing": True}  # metadata of a field with a default, that files written before it lack
 
 
 def read_record(kind: type[_Record], value: object, where: str) -> _Record:
-    """Build `kind` from parsed JSON; unknown or missing keys and wrong types are a `BundleError` naming `where`."""
+    """Build `kind` from parsed JSON; unknown or missing keys and wrong types are a `BundleError` naming `where`.
+
+    A key that is `ADDED_LATER` may be missing.
+    """
     if not isinstance(value, dict):
         raise BundleError(f"{where} is {_show(value)}; it must be an object")
     hints = _hints_of(kind)  # type: ignore[arg-type]
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    needed = list_needed(kind)
     unknown = sorted(set(value) - set(names))
-    missing = [name for name in names if name not in value]
+    missing = [name for name in needed if name not in value]
     if unknown or missing:
         raise BundleError(f"{where} has unknown keys {unknown} and lacks {missing}; it must have exactly {names}")
-    return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names})
+    return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names if name in value})
+
+
+def list_needed(kind: type) -> list[str]:
+    """Names of the fields that a file must have."""
+    return [field.name for field in fields(kind) if "may_be_missing" not in field.metadata]
 
 
 _hints_of = cache(get_type_hints)
@@ -47,7 +57,7 @@ def _read(hint: Any, value: object, where: str) -> Any:
 def _read_union(choices: tuple[Any, ...], value: object, where: str) -> Any:
     if value is None and type(None) in choices:
         return None
-    for choice in choices:
+    for choice in (choice for choice in choices if choice is not type(None)):
         try:
             return _read(choice, value, where)
         except BundleError as error:

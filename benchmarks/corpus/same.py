@@ -22,7 +22,7 @@ def compare_ways(case: Case, reference: CorpusSeal, ways: tuple[str, ...]) -> di
         )
         serial = sorted((case.folder / "serial").glob("shard-*"))
         same = all(file.read_bytes() == (case.output / file.name).read_bytes() for file in serial)
-        passed = passed and not faults
+        passed = passed and same and not faults
         seconds = time.perf_counter() - begun_s
         report[way] = {"workers": 2, "faults": faults, "the_same_bytes": same, "seconds": round(seconds, 1)}
     return report | {"passed": passed}
