@@ -32,6 +32,14 @@ class FuzzReport:
     slowest_s: float
     seconds: float
 
+    def find_faults(self) -> list[str]:
+        """What is not as it must be; a worker may die of a video, but of none of these does one."""
+        faults = [f"silent: {text}" for text in self.silent] + [f"{text} is left" for text in self.left]
+        faults += [f"{count} workers were lost: {why}" for why, count in self.workers_lost.items()]
+        if not self.peak_mb <= LIMITS.memory_bytes / 1e6:
+            faults.append(f"a worker held {self.peak_mb:.0f} MB; its limit is {LIMITS.memory_bytes / 1e6:.0f}")
+        return faults
+
 
 def fuzz(count: int, *, seed: int = 0) -> FuzzReport:
     """Decode `count` mutants with one decoder; raises if one of them brings it down."""
@@ -103,5 +111,6 @@ def _links(folder: Path) -> list[str]:
 
 if __name__ == "__main__":
     result = fuzz(int(sys.argv[1]), seed=int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-    print(json.dumps(asdict(result), indent=1))
-    sys.exit(1 if result.silent or result.left else 0)
+    faults = result.find_faults()
+    print(json.dumps(asdict(result) | {"faults": faults}, indent=1))
+    sys.exit(1 if faults else 0)

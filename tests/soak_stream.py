@@ -33,7 +33,10 @@ PLAYING = Playing(sampling="fps:8", loop=True, stall_s=3.0)
 STRIDE = "0.125s"
 SAMPLE_S, BIN_S = 2.0, 20.0
 WARM_UP = 0.25  # of the whole: until what is remembered, of which there is a fixed amount, and malloc's heap are full
-DISTURBED = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12)  # when, of the whole: killed and frozen in turns; then one worker lives
+SETTLED = 0.05  # of the whole: as much of each worker's life, which begins with an empty heap
+# When, of the whole: killed and frozen in turns. The early ones fill what is remembered of reconnecting; the late ones
+# show what each leaves behind, and between them a worker lives long enough to show what it keeps itself.
+DISTURBED = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.4, 0.55, 0.7)
 NOTHING_MB, VISIBLE_MB = 1.0, 20.0  # an hour; a leak of a kilobyte a window would be more than 20
 _EXPORT = """
 import sys
@@ -66,8 +69,10 @@ class Samples:
 
     def fit(self, seconds: float) -> tuple[Slope, Slope]:
         """Of parent and worker, without the time in which memory fills; each worker has a level of its own."""
-        parents = zip(self.times_s, self.parent_mb, [0] * len(self.times_s), strict=True)
-        workers = zip(self.worker_times_s, self.worker_mb, self.workers, strict=True)
+        parents = list(zip(self.times_s, self.parent_mb, [0] * len(self.times_s), strict=True))
+        born_s = dict(zip(reversed(self.workers), reversed(self.worker_times_s), strict=True))
+        rows = zip(self.worker_times_s, self.worker_mb, self.workers, strict=True)
+        workers = [row for row in rows if row[0] > born_s[row[2]] + SETTLED * seconds]
         late = ([row for row in rows if row[0] > WARM_UP * seconds] for rows in (parents, workers))
         parent, worker = (fit_slope(*zip(*rows, strict=True), bin_s=BIN_S) for rows in late)
         return parent, worker

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.fuzz_video import fuzz, look_around
-from tests.mutated_videos import mutate, write_bases
+from tests.fuzz_video import FuzzReport, fuzz, is_silent, look_around
+from tests.mutated_videos import FRAMES, Mutant, mutate, write_bases
 from tests.soak_stream import resident_mb
 from tests.videos import FramesArray, write
 from vjepa2.errors import MissingDependencyError, VideoError
@@ -69,7 +70,38 @@ def test_sixty_mutants_are_each_one_of_three_things_and_none_is_silent() -> None
     report = fuzz(60, seed=7)
     assert sum(report.statuses.values()) == 60
     assert set(report.statuses) == {"ok", "partial", "rejected"}
-    assert (report.silent, report.left) == ([], [])
+    assert report.find_faults() == []
+
+
+def test_a_short_read_that_is_called_ok_is_silent() -> None:
+    whole, made = Mutant("0-cut", "mp4", b""), Mutant("0-list", "", b"")
+    assert not is_silent(whole, VideoReport(status="ok", frames=FRAMES), 1)
+    assert not is_silent(whole, VideoReport(status="ok", frames=FRAMES - 2, hidden=2), 1)
+    assert not is_silent(whole, VideoReport(status="partial", frames=FRAMES - 1), 1)
+    assert not is_silent(made, VideoReport(status="ok", frames=3), 1), "nobody knows how many it was made with"
+    assert is_silent(whole, VideoReport(status="ok", frames=FRAMES - 1), 1)
+    assert is_silent(whole, VideoReport(status="ok", frames=None), 1)
+    assert is_silent(made, VideoReport(status="ok", frames=3), 0), "ok, and no clip"
+
+
+@pytest.mark.parametrize(
+    ("facts", "fault"),
+    [
+        ({"silent": ["0-cut"]}, "silent: 0-cut"),
+        ({"left": ["process 5"]}, "process 5 is left"),
+        ({"workers_lost": {"its decoder was killed by SIGSEGV": 2}}, "2 workers were lost: its decoder was killed by"),
+        ({"peak_mb": 1074.0}, "a worker held 1074 MB; its limit is 1074"),
+        ({"peak_mb": float("nan")}, "a worker held nan MB"),
+    ],
+)
+def test_each_fault_of_a_series_is_told(facts: dict[str, Any], fault: str) -> None:
+    good = FuzzReport(
+        videos=1, seed=0, statuses={"ok": 1}, kinds={}, silent=[], left=[], workers_lost={}, peak_mb=70.0,
+        slowest_s=1.0, seconds=1.0,
+    )  # fmt: skip
+    assert good.find_faults() == []
+    (found,) = replace(good, **facts).find_faults()
+    assert found.startswith(fault)
 
 
 def test_the_same_seed_gives_the_same_mutants(tmp_path: Path) -> None:
@@ -320,6 +352,20 @@ def test_shared_memory_cannot_be_shrunk_beneath_the_parent() -> None:
                 os.ftruncate(memory, size)
     finally:
         worker.close()
+
+
+def test_a_worker_gets_nothing_of_the_apps_environment_but_where_libraries_lie(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/libraries")
+    before = children()
+    with VideoDecoder() as decoder:
+        assert decoder.read(video, REQUEST)[1].status == "ok"
+        lines = Path(f"/proc/{only_worker(before)}/environ").read_text().rstrip("\0").split("\0")
+    names = {line.partition("=")[0] for line in lines}
+    assert names == {"LD_LIBRARY_PATH", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MALLOC_ARENA_MAX"}
 
 
 def test_a_worker_has_the_limits_that_it_was_told(decoder: VideoDecoder, video: Path) -> None:
