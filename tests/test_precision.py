@@ -270,7 +270,7 @@ def test_every_choice_has_a_16_bit_form(options: dict[str, Any], tmp_path: Path)
 
 
 def row_of(weights: str, precision: str, graph: str, **changes: Any) -> dict[str, Any]:
-    figures = {"token_cosine": 0.9999, "quiet_cosine": None, "passed": True, "faults": []}
+    figures: dict[str, Any] = {"token_cosine": 0.9999, "quiet_cosine": None, "passed": True, "faults": []}
     return {"weights": weights, "precision": precision, "graph": graph} | figures | changes
 
 
