@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -87,16 +88,18 @@ def is_silent(mutant: Mutant, report: VideoReport, clips: int) -> bool:
 def look_around() -> set[str]:
     """Descriptors, children and shared memory of this process: what must be the same before and after."""
     descriptors = {f"descriptor {link}" for link in _links(Path("/proc/self/fd"))}
-    children = {f"process {child}" for task in Path("/proc/self/task").iterdir() for child in _children(task)}
+    children = {f"process {child}" for child in find_children()}
     shared = {f"shared {line}" for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:" in line}
     return descriptors | children | shared
 
 
-def _children(task: Path) -> list[str]:
-    try:
-        return (task / "children").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):  # a thread that has ended since it was listed
-        return []
+def find_children() -> set[int]:
+    """Processes that this one, by any of its threads, has started and that are there."""
+    found = set[int]()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since it was listed
+            found |= {int(child) for child in (task / "children").read_text().split()}
+    return found
 
 
 def _links(folder: Path) -> list[str]:

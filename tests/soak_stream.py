@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fuzz_video import look_around
+from tests.fuzz_video import find_children, look_around
 from tests.slopes import Slope, fit_slope
 from tests.videos import write
 from vjepa2.runtime import EmbeddingEngine
@@ -62,7 +62,7 @@ class Samples:
         self.times_s.append(now_s)
         self.parent_mb.append(resident_mb(os.getpid()))
         self.descriptors.append(len(os.listdir("/proc/self/fd")))  # noqa: PTH208
-        for worker in find_workers():
+        for worker in find_children():
             self.worker_times_s.append(now_s)
             self.worker_mb.append(resident_mb(worker))
             self.workers.append(worker)
@@ -163,7 +163,7 @@ def follow(stream: EmbeddingStream, seconds: float) -> tuple[Samples, dict[signa
             next_s = now_s + SAMPLE_S
         if pending and now_s >= pending[0]:
             kind = (signal.SIGKILL, signal.SIGSTOP)[len(pending) % 2]
-            for worker in find_workers():
+            for worker in find_children():
                 os.kill(worker, kind)
                 done[kind] += 1
             pending.pop(0)
@@ -178,12 +178,6 @@ def write_rates(file: Path) -> Path:
         now_s += 4.0 if rate_hz != 60 else 4.0 + JUMP_S
     scene = generate_scene(len(times_s), 96, 128, seed=1)
     return write(file, scene, "mpeg4", times_s=times_s, options={"g": "30"})
-
-
-def find_workers() -> list[int]:
-    """Processes that this one started."""
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def resident_mb(process: int) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fuzz_video import FuzzReport, fuzz, is_silent, look_around
+from tests.fuzz_video import FuzzReport, find_children, fuzz, is_silent, look_around
 from tests.mutated_videos import FRAMES, Mutant, mutate, write_bases
 from tests.soak_stream import resident_mb
 from tests.videos import FramesArray, write
@@ -54,14 +54,8 @@ def video(scene: FramesArray, tmp_path: Path) -> Path:
     return write(tmp_path / "a.mp4", scene, "mpeg4", options={"g": "4"})
 
 
-def children() -> set[int]:
-    return {
-        int(child) for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()
-    }
-
-
 def only_worker(before: set[int]) -> int:
-    (worker,) = children() - before
+    (worker,) = find_children() - before
     return worker
 
 
@@ -136,7 +130,7 @@ def test_a_worker_keeps_no_frame_of_the_videos_before(decoder: VideoDecoder, tmp
     resident = []  # goes up and down by 100 MB with what the codec's threads hold; what is kept raises the least
     for _ in range(20):
         assert decoder.read(file, REQUEST)[1].status == "ok"
-        (worker,) = children()
+        (worker,) = find_children()
         resident.append(resident_mb(worker))
     assert min(resident[10:]) - min(resident[:3]) < 40, "each frame has 3.1 MB, 40 of them came before the last ten"
 
@@ -162,7 +156,7 @@ def test_a_worker_that_uses_too_much_cpu_is_ended(scene: FramesArray, tmp_path: 
 
 @pytest.mark.parametrize("deadly", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
 def test_a_worker_that_dies_takes_one_video_with_it(deadly: signal.Signals, decoder: VideoDecoder, video: Path) -> None:
-    before = children()
+    before = find_children()
     reading = iter(opened := decoder.open(video, replace(REQUEST, sampling="window:1")))
     next(reading)
     os.kill(only_worker(before), deadly)
@@ -174,7 +168,7 @@ def test_a_worker_that_dies_takes_one_video_with_it(deadly: signal.Signals, deco
 
 
 def test_one_worker_serves_many_videos(decoder: VideoDecoder, video: Path) -> None:
-    before = children()
+    before = find_children()
     assert str(decoder.read(video, REQUEST)[1]) == "ok"
     worker = only_worker(before)
     for _ in range(5):
@@ -184,10 +178,10 @@ def test_one_worker_serves_many_videos(decoder: VideoDecoder, video: Path) -> No
 
 
 def test_a_worker_that_has_grown_is_replaced(video: Path) -> None:
-    before = children()
+    before = find_children()
     with VideoDecoder(DecodeLimits(memory_bytes=400 << 20)) as decoder:  # it needs more than half of that to start
         assert str(decoder.read(video, REQUEST)[1]) == "ok"
-        assert children() == before
+        assert find_children() == before
 
 
 def test_many_threads_share_the_workers(video: Path, decoder: VideoDecoder) -> None:
@@ -270,7 +264,7 @@ def test_a_worker_dies_with_its_parent_and_outlives_the_thread_that_started_it(v
 
 
 def test_a_worker_that_is_late_is_ended_and_replaced(video: Path) -> None:
-    before = children()
+    before = find_children()
     with VideoDecoder(DecodeLimits(deadline_s=1)) as decoder:
         reading = iter(opened := decoder.open(video, replace(REQUEST, sampling="window:1")))
         next(reading)
@@ -278,7 +272,7 @@ def test_a_worker_that_is_late_is_ended_and_replaced(video: Path) -> None:
         list(reading)
         assert str(opened.report) == "rejected (its decoder took longer than 1 s and was ended)"
         assert str(decoder.read(video, REQUEST)[1]) == "ok"
-    assert children() == before
+    assert find_children() == before
 
 
 def test_a_missing_library_is_named(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +354,7 @@ def test_a_worker_gets_nothing_of_the_apps_environment_but_where_libraries_lie(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/libraries")
-    before = children()
+    before = find_children()
     with VideoDecoder() as decoder:
         assert decoder.read(video, REQUEST)[1].status == "ok"
         lines = Path(f"/proc/{only_worker(before)}/environ").read_text().rstrip("\0").split("\0")
@@ -369,7 +363,7 @@ def test_a_worker_gets_nothing_of_the_apps_environment_but_where_libraries_lie(
 
 
 def test_a_worker_has_the_limits_that_it_was_told(decoder: VideoDecoder, video: Path) -> None:
-    before = children()
+    before = find_children()
     assert str(decoder.read(video, REQUEST)[1]) == "ok"
     limits = Path(f"/proc/{only_worker(before)}/limits").read_text()
     for name, value in (
