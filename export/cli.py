@@ -75,7 +75,7 @@ def _read_islands(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     f"[default: {_FRAMES}; an image classifier's own; 8 before actions]",
 )
 @click.option("--size", callback=read_size, help="Pixels of a clip: N or HxW.  [default: as trained]")
-@click.option("--layers", type=int, help="Keep only the first blocks, for experiments.")
+@click.option("--layers", type=int, help="Keep only the first blocks, for experiments; of V-JEPA 2.1 4 at least.")
 @click.option("--batch", default="1", show_default=True, callback=_read_batch, help="Clips a call: N or dynamic.")
 @click.option(
     "--input",
@@ -103,9 +103,24 @@ def _read_islands(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     help="Clips of a video that a classifier of videos looks at together; `vjepa2 models` says with how many each "
     "released one was evaluated.  [default: 1]",
 )
+@click.option(
+    "--ahead", type=int, help="Frames from the end of the clip to what is anticipated.  [default: 8, a second]"
+)
 @click.option("--encoder", help="Where the encoder is, if SOURCE is the .pt file of a probe.")
 @click.option("--context", type=int, help="Tokens that a predictor is told.  [default: all]")
 @click.option("--targets", type=int, help="Tokens that a predictor is asked for.  [default: all]")
+@click.option(
+    "--context-only",
+    is_flag=True,
+    help="Before a predictor the encoder sees the context's tokens alone, as in training.  [default: the whole clip, "
+    "as in transformers]",
+)
+@click.option(
+    "--predictor-side",
+    type=click.IntRange(1),
+    help="Tokens along a side that V-JEPA 2.1's predictor rescales positions to: 16 as in its training.  "
+    "[default: as published, not rescaled]",
+)
 @click.option(
     "--odd-margin",
     "crop",

@@ -10,9 +10,9 @@ from torch import Tensor
 from vjepa2 import __version__
 from vjepa2.bundle import WEIGHTS
 from vjepa2.checkpoints import Request
-from vjepa2.head_checkpoints import ProbeOf
+from vjepa2.head_checkpoints import ProbeOf, read_evaluation
 from vjepa2.head_parts import describe_parts
-from vjepa2.head_specs import ActionSpec, PredictorSpec
+from vjepa2.head_specs import ActionSpec, HeadParts, PredictorSpec
 from vjepa2.headed import Headed, count_frames, head_of
 from vjepa2.heads import ImageHead
 from vjepa2.manifest import (
@@ -50,11 +50,14 @@ class ExportRequest:
     pooling: ImageHead | None = None  # of a classifier of random weights
     probe: ProbeOf | None = None  # with whose heads a classifier of videos computes
     segments: int | None = None  # clips of a video that it looks at together; None: one
+    ahead: int | None = None  # frames from the end of the clip to what is anticipated; None: a second, at 8 a second
     encoder: str | None = None  # where the encoder is, if the source is a probe's .pt file
     predictor: PredictorSpec | None = None  # of a model that is not in the table
+    predictor_side: int | None = None  # that V-JEPA 2.1's predictor rescales positions to; None: as published, to none
     action: ActionSpec | None = None
     context: int | None = None  # tokens that a predictor is told
     targets: int | None = None  # tokens that it is asked for
+    context_only: bool = False  # the encoder before it sees the context's tokens alone
     crop: Crop = CROP_DOWN  # how the runtime cuts a frame's margins
     clips: Path | None = None  # a folder of videos to prove the graphs on, and to calibrate 8 bits
     simplify: bool = True
@@ -99,7 +102,7 @@ def describe_export(
         model=encoder.spec,
         clip=encoder.clip,
         head=head_of(model),
-        parts=describe_parts(model),
+        parts=_with_evaluation(describe_parts(model), request),
         classes=shapes["logits"][-1] if "logits" in shapes else None,
         labels=labels,
         batch=request.batch,
@@ -115,6 +118,15 @@ def describe_export(
         tools={"vjepa2-edge": __version__} | {name: version for name in _TOOLS if (version := _version(name))},
         files={},
     )
+
+
+def _with_evaluation(parts: HeadParts, request: ExportRequest) -> HeadParts:
+    """The parts, and of a released probe in how many views and how far apart its makers took the frames."""
+    known = read_evaluation(request.weights.source, request.weights.model)
+    if parts.probe is None or known is None:
+        return parts
+    step, rate = known.frame_step, known.frames_per_second
+    return replace(parts, probe=replace(parts.probe, views=known.views, frame_step=step, frames_per_second=rate))
 
 
 def _describe_input(model: Headed, request: ExportRequest) -> TensorInfo:

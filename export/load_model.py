@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from vjepa2.anticipation import AHEAD
 from vjepa2.checkpoints import HARD, RANDOM, load_checkpoint
 from vjepa2.classifier_files import is_image_classifier, load_image_classifier
 from vjepa2.encoder import Encoder
@@ -17,19 +18,19 @@ from vjepa2.head_checkpoints import (
     load_predictor,
     read_labels,
 )
+from vjepa2.head_specs import ProbeSpec
 from vjepa2.headed import ActionEncoder, Headed, PlainEncoder, PredictiveEncoder, with_pooler
 from vjepa2.heads import ImageClassifier
 from vjepa2.manifest import Source
 from vjepa2.publish import sha256_of
 from vjepa2.registry import RELEASES
-from vjepa2.spec import Head
+from vjepa2.spec import Head, ModelSpec
 from vjepa2.weights import fill_random
 
 from .describe import ExportRequest
 
 _STEPS = 8  # images before an action-conditioned predictor, as it was trained
 _IMAGE_FRAMES = 2  # an image is a clip of two equal frames
-_AHEAD = 8  # frames: a second, at the rate of EPIC-KITCHENS-100
 
 
 def load_model(request: ExportRequest) -> tuple[Headed, Source, tuple[str, ...] | None]:
@@ -65,8 +66,11 @@ def _refuse_options(request: ExportRequest, head: Head) -> None:
     given = {
         "classes": (request.classes is not None, ("classifier", "anticipation")),
         "encoder": (request.encoder is not None, ("classifier", "anticipation")),
+        "context_only": (request.context_only, ("predictor",)),
+        "predictor_side": (request.predictor_side is not None, ("predictor",)),
         "pooling": (request.pooling is not None, ("classifier",)),
         "probe": (request.probe is not None, ("classifier",)),
+        "ahead": (request.ahead is not None, ("anticipation",)),
         "segments": (request.segments is not None, ("classifier",)),
     }
     for option, (is_given, heads) in given.items():
@@ -122,7 +126,7 @@ def _load_classifier(
         raise ExportError(f"{source.name} has an attentive classifier; leave pooling out")
     model = load_classifier(
         weights.source,
-        model=_row_name(request),
+        model=_name_probe(request),
         encoder=encoder,
         probe=request.probe or "meta",
         classes=classes[0] if classes else None,
@@ -142,15 +146,21 @@ def _load_predictive(request: ExportRequest, encoder: Encoder) -> Headed:
     weights = request.weights
     model = request.predictor or (weights.model if isinstance(weights.model, str) else None)
     predictor = load_predictor(
-        weights.source, model=model, clip=encoder.clip, revision=weights.revision, seed=weights.seed
+        weights.source,
+        model=model,
+        clip=encoder.clip,
+        side=request.predictor_side,
+        revision=weights.revision,
+        seed=weights.seed,
     )
-    return PredictiveEncoder(encoder, predictor)
+    return PredictiveEncoder(encoder, predictor, context_only=request.context_only)
 
 
 def _load_anticipation(request: ExportRequest, encoder: Encoder) -> Headed:
     weights, clip = request.weights, encoder.clip
     name = weights.model if isinstance(weights.model, str) else None
-    future = replace(clip, frames=clip.frames + (_AHEAD // clip.tubelet + 1) * clip.tubelet)
+    ahead = AHEAD if request.ahead is None else request.ahead
+    future = replace(clip, frames=clip.frames + (max(ahead, 0) // clip.tubelet + 1) * clip.tubelet)
     predictor = load_predictor(
         request.encoder or weights.source, model=request.predictor or name, clip=future, seed=weights.seed
     )
@@ -160,8 +170,9 @@ def _load_anticipation(request: ExportRequest, encoder: Encoder) -> Headed:
         weights.source,
         encoder=encoder,
         predictor=predictor,
-        model=_row_name(request),
+        model=_name_probe(request),
         classes=classes,
+        ahead=ahead,
         seed=weights.seed,
     )
 
@@ -187,10 +198,13 @@ def _with_random_head(request: ExportRequest) -> ExportRequest:
     return replace(request, weights=replace(request.weights, source=RANDOM))
 
 
-def _row_name(request: ExportRequest) -> str | None:
-    """The row of the table that a probe is compared with; an encoder cut to fewer layers is that of none."""
-    model, is_cut = request.weights.model, request.weights.layers is not None
-    return model if isinstance(model, str) and not is_cut else None
+def _name_probe(request: ExportRequest) -> str | ProbeSpec | None:
+    """The row of the table that a probe is held to; an encoder cut to fewer layers, or of no row, is that of none."""
+    model = request.weights.model
+    if request.weights.layers is None and not isinstance(model, ModelSpec):
+        return model
+    release = RELEASES.get(model) if isinstance(model, str) else None
+    return replace(release.probe, layers=()) if release and release.probe else ProbeSpec()
 
 
 def _counts(classes: int | tuple[int, ...] | None, needed: int) -> tuple[int, ...] | None:

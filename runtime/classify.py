@@ -10,6 +10,7 @@ import numpy as np
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError
+from vjepa2.manifest import Manifest
 
 from .backends.base import FloatArray
 
@@ -33,6 +34,19 @@ def check_classifier(bundle: Bundle, top: int, views: int) -> None:
             f"{bundle.path.name} has no classifier, its head is {bundle.manifest.head}; "
             "export one with --head classifier"
         )
+
+
+def tell_evaluation(manifest: Manifest, sampling: str, views: int) -> str | None:
+    """How a released probe was evaluated, if it was not asked for so; None if it was, or if nothing says."""
+    probe = manifest.parts.probe
+    if probe is None or probe.frame_step is None:
+        return None
+    theirs = f"joined:{probe.frame_step}"
+    if (sampling, views) == (theirs, probe.views):
+        return None
+    return (
+        f"its makers evaluated it with --sampling {theirs} --views {probe.views}, and not with {sampling} and {views}"
+    )
 
 
 def rank_classes(logits_BVL: FloatArray, labels: Sequence[str] | None, top: int) -> list[Classification]:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from vjepa2.outputs import write_json
 
+from .classify import tell_evaluation
 from .sampling import Pad
 from .video_folder import expand_folders
 from .video_options import BackendChoice, video_options
@@ -57,13 +58,19 @@ def classify_command(
         for video, result in zip(found, results, strict=True):
             pairs = zip(result.labels, result.scores, strict=True)
             click.echo(f"{video}\t" + "\t".join(f"{label} {score:.4f}" for label, score in pairs))
+    evaluated = tell_evaluation(manifest, sampling, views)
+    if evaluated:
+        console.print(f"note: {evaluated}", highlight=False)
     console.print(f"by {ran.name} on {ran.device} in {ran.precision} ({ran.reason})", highlight=False)
     if manifest.source.warning:
         console.print(f"note: {manifest.source.warning}", style="yellow", highlight=False)
     if json_file:
+        probe = manifest.parts.probe
         record = ran.describe() | {
             "bundle": str(bundle),
             "views": views,
+            "sampling": sampling,
+            "segments": probe.segments if probe else 1,
             "warning": manifest.source.warning,
             "videos": [{"video": str(video), **asdict(row)} for video, row in zip(found, results, strict=True)],
         }

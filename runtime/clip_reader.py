@@ -99,7 +99,9 @@ class ArrayReading:
     def _cut(self, total: int) -> Iterator[SampledClip]:
         request = self._request
         clip = ClipSpec(frames=1, height=request.height, width=request.width, tubelet=1, patch=1)
-        footage = Footage(total=total, count=request.frames, pad=request.pad, name="the array")
+        footage = Footage(
+            total=total, count=request.frames, segments=request.segments, pad=request.pad, name="the array"
+        )
         chosen_KT = choose_frames(parse_sampling(request.sampling), footage)
         for number, frames in enumerate(chosen_KT):
             there, back = np.unique(frames, return_inverse=True)

@@ -58,7 +58,8 @@ class LanceIndex(VectorIndex):
 
     def find_nearest(self, unit_D: FloatArray, top: int, without: range) -> list[Found]:
         """See `VectorIndex`."""
-        query: Any = self._table.search(unit_D, vector_column_name="embedding").distance_type("cosine")
+        search: Any = self._table.search(unit_D, vector_column_name="embedding")  # its type is of a text's search too
+        query = search.distance_type("cosine")
         if without:
             first, last = self._line_N[without.start], self._line_N[without.stop - 1]
             query = query.where(f"line < {first} OR line > {last}", prefilter=True)

@@ -47,13 +47,23 @@ class ClipRequest:
     pad: Pad = "none"
     crop: Crop = CROP_DOWN
     views: int = 1  # crops of each clip: one in the centre, or more along its longer side
+    segments: int = 1  # of the video that a clip is made of
 
     @classmethod
     def of(cls, manifest: Manifest, *, sampling: str = "uniform", pad: Pad = "none", views: int = 1) -> "ClipRequest":
         """Clips as the model of a bundle takes them."""
         frames, height, width, _ = manifest.frames_shape
-        crop = manifest.preprocessing.crop
-        return cls(frames=frames, height=height, width=width, sampling=sampling, pad=pad, crop=crop, views=views)
+        probe = manifest.parts.probe
+        return cls(
+            frames=frames,
+            height=height,
+            width=width,
+            sampling=sampling,
+            pad=pad,
+            crop=manifest.preprocessing.crop,
+            views=views,
+            segments=probe.segments if probe else 1,
+        )
 
     @property
     def clip_bytes(self) -> int:

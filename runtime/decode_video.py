@@ -54,7 +54,14 @@ def _decode(slots: "_Slots", file: int) -> VideoReport:
     limit_cpu(limits)
     sampling = parse_sampling(request.sampling)
     index = index_video(file, limits)
-    footage = Footage(total=index.total, count=request.frames, rate_hz=index.rate_hz, pad=request.pad, name="it")
+    footage = Footage(
+        total=index.total,
+        count=request.frames,
+        segments=request.segments,
+        rate_hz=index.rate_hz,
+        pad=request.pad,
+        name="it",
+    )
     chosen_KT = choose_frames(sampling, footage)
     reader = FrameReader(file, index, limits)
     with ThreadPoolExecutor(limits.threads) as pool:

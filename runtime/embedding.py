@@ -194,7 +194,9 @@ class EmbeddingEngine(AbstractContextManager["EmbeddingEngine"]):
 
         Videos are what `encode` takes. Of several `views` (the original evaluations had three) each is a crop along
         the frames' long side, without a margin, and the probabilities are averaged, as are those of several clips of
-        a video. Classes without names are called by their numbers.
+        a video. A bundle of several segments takes its frames evenly from the whole video, or with the sampling
+        "joined" each segment's from the start of its part, as the original evaluations did; the manifest's
+        `parts.probe` says how far apart, and in how many views. Classes without names are called by their numbers.
         """
         manifest = self.backend.bundle.manifest
         check_classifier(self.backend.bundle, top, views)

@@ -5,7 +5,7 @@ Axes: K clips, T frames of each.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
@@ -15,16 +15,19 @@ import numpy.typing as npt
 from vjepa2.errors import VideoError
 
 Pad = Literal["none", "repeat-last"]
-Name = Literal["uniform", "fps", "stride", "segments", "window"]
+Name = Literal["uniform", "fps", "stride", "segments", "window", "joined"]
 IndexArray = npt.NDArray[np.int64]
-SAMPLINGS = "uniform, fps:N, stride:N, segments:K[xSTEP], window[:STRIDE[xSTEP]]"
+SAMPLINGS = "uniform, fps:N, stride:N, segments:K[xSTEP], window[:STRIDE[xSTEP]], joined[:STEP]"
 _FORM = re.compile(r"([a-z]+)(?::(\d+(?:\.\d+)?)(?:x(\d+))?)?", re.ASCII)
 _SEGMENT_STEP = 4  # frames; what the original repository's loader takes unless it is told
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose: `uniform` over the video, `fps` a second, every `stride`th, in `segments`, by sliding `window`."""
+    """How to choose: `uniform` over the video, `fps` a second, every `stride`th, in `segments`, by sliding `window`.
+
+    `joined` is what `segments` gives, as the one clip of a graph that looks at several segments together.
+    """
 
     name: Name
     number: float | None = None  # frames a second, frames from one to the next, segments, frames from window to window
@@ -42,6 +45,7 @@ class Footage:
 
     total: int  # frames
     count: int  # frames a clip
+    segments: int = 1  # that a clip is made of
     rate_hz: float | None = None  # frames a second, on average; None if nothing says
     pad: Pad = "none"
     name: str = "the video"
@@ -53,7 +57,7 @@ def parse_sampling(text: str) -> Sampling:
     if not form or form[1] not in _CHOOSE:
         raise VideoError(f"sampling is {text!r}; it must be one of {SAMPLINGS}")
     name, number, step = form[1], float(form[2]) if form[2] else None, int(form[3]) if form[3] else None
-    bare, whole, steps = name in ("uniform", "window"), name != "fps", name in ("segments", "window")
+    bare, whole, steps = name in ("uniform", "window", "joined"), name != "fps", name in ("segments", "window")
     if number is None and not bare:
         raise VideoError(f"sampling is {text!r}; {name} takes a number, as in {name}:2")
     if number is not None and (name == "uniform" or number <= 0 or (whole and number % 1)):
@@ -110,6 +114,13 @@ def _segments(sampling: Sampling, footage: Footage) -> IndexArray:
     return first[None] + part * np.arange(parts, dtype=np.int64)[:, None]
 
 
+def _joined(sampling: Sampling, footage: Footage) -> IndexArray:
+    """The same with as many parts as the graph's clip has segments, one after the other."""
+    parts, step = footage.segments, int(sampling.number or _SEGMENT_STEP)
+    each = replace(footage, count=footage.count // parts)
+    return _segments(Sampling("segments", parts, step), each).reshape(1, -1)
+
+
 def _segment(footage: Footage, part: int, span: int, step: int) -> IndexArray:
     """A clip of `span` frames at the start of a part, spread as the loader does: T numbers from 0 to `span`, cut."""
     count = footage.count
@@ -158,4 +169,5 @@ _CHOOSE: dict[str, Callable[[Sampling, Footage], IndexArray]] = {
     "stride": _stride,
     "segments": _segments,
     "window": _window,
+    "joined": _joined,
 }

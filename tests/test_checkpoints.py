@@ -16,7 +16,7 @@ from tests.released_files import assert_equal, config_of, meta_file
 from vjepa2 import checkpoints
 from vjepa2.checkpoints import Request, load_checkpoint, load_encoder
 from vjepa2.encoder import Encoder
-from vjepa2.errors import CheckpointError
+from vjepa2.errors import CheckpointError, SpecError
 from vjepa2.names import huggingface_names, meta_name, to_huggingface
 from vjepa2.spec import ModelSpec
 from vjepa2.weights import RANDOM_WARNING
@@ -117,7 +117,7 @@ def test_layers_keep_the_first_blocks(folder: Path, encoder: Encoder) -> None:
     cut, source = load_checkpoint(Request(source=str(folder), layers=1))
     assert cut.spec.depth == source.layers == 1
     assert torch.equal(cut.blocks[0].mlp.fc1.weight, encoder.blocks[0].mlp.fc1.weight)  # type: ignore[union-attr,arg-type]
-    with pytest.raises(CheckpointError, match=f"layers is 3; {folder.name} has 1 to 2"):
+    with pytest.raises(SpecError, match=f"layers is 3; of {folder.name} keep 1 to 2"):
         load_checkpoint(Request(source=str(folder), layers=3))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.conftest import usable_backends, version_21
 from tests.released_files import meta_file, probe_state
@@ -49,7 +49,7 @@ ROWS = {
         spec=replace(SPEC, name="tiny-dive"),
         base="tiny",
         keys=("classifiers",),
-        probe=ProbeSpec(classes=(5,), layers=LAYERS, segments=2, views=3),
+        probe=ProbeSpec(classes=(5,), layers=LAYERS, segments=2, views=3, frame_step=2),
     ),
 }
 
@@ -73,19 +73,23 @@ def clips_of(frames: FramesArray) -> Tensor:
     return torch.from_numpy(normalise(frames, RGB_MEAN, RGB_STD))
 
 
-def run_bundle(folder: Path, video: Path, inputs: dict[str, Any]) -> tuple[FramesArray, dict[str, Any]]:
+def run_bundle(folder: Path, video: Path, inputs: dict[str, Any] | None = None) -> tuple[FramesArray, dict[str, Any]]:
     """The frames that `vjepa2 run` takes of a video, and what it writes."""
-    np.savez(folder / "in.npz", **inputs)
-    run_verb("run", folder / "bundle", video, "--inputs", folder / "in.npz", "-o", folder / "out.npz")
+    given = []
+    if inputs is not None:
+        np.savez(folder / "in.npz", **inputs)
+        given = ["--inputs", folder / "in.npz"]
+    run_verb("run", folder / "bundle", video, *given, "-o", folder / "out.npz")
     with EmbeddingEngine.open(folder / "bundle") as engine:
         frames = engine.read_clip(video)[None]
     with np.load(folder / "out.npz") as arrays:
         return frames, dict(arrays)
 
 
+@pytest.mark.parametrize("context_only", [False, True])
 @pytest.mark.parametrize(("name", "key"), [("tiny", "target_encoder"), ("tiny-2.1", "ema_encoder")])
 def test_a_predictor_is_exported_from_its_file_and_answers(
-    name: str, key: str, tmp_path: Path, write_video: Callable[..., Path], scene: FramesArray
+    name: str, key: str, context_only: bool, tmp_path: Path, write_video: Callable[..., Path], scene: FramesArray
 ) -> None:
     """V-JEPA 2's file has two encoders, of which one is named; 2.1's row knows the one that it has for use."""
     row = ROWS[name]
@@ -95,16 +99,20 @@ def test_a_predictor_is_exported_from_its_file_and_answers(
     states = {"encoder": other, key: encoder.state_dict(), "predictor": predictor.state_dict()}
     source = meta_file(tmp_path / "vit.pt", states, "module.backbone.")
     asked = ["--key", key] if name == "tiny" else []
+    asked += ["--context-only"] if context_only else []
     cut = ["--frames", 4, "--context", 7, "--targets", 5, "--no-simplify"]
     run_verb("export", source, "--model", name, *asked, "--head", "predictor", *cut, "-o", tmp_path / "bundle")
     manifest = Bundle.open(tmp_path / "bundle").manifest
     assert (manifest.source.name, manifest.source.key, manifest.source.warning) == ("vit.pt", key, None)
+    assert manifest.parts.context_only == context_only
     context, target = np.array([[9, 2, 4, 11, 0, 7, 5]]), np.array([[10, 1, 3, 8, 6]])
     frames, outputs = run_bundle(tmp_path, write_video(scene), {"context_ids": context, "target_ids": target})
     with torch.inference_mode():
-        tokens = encoder(clips_of(frames))
-        given = encoder.encode_levels(clips_of(frames)) if row.spec.levels else tokens
-        predicted = predictor.predict(given[:, context[0]], torch.from_numpy(context), torch.from_numpy(target))
+        seen = torch.from_numpy(context) if context_only else None
+        tokens = encoder(clips_of(frames), seen)
+        given = encoder.encode_levels(clips_of(frames), seen) if row.spec.levels else tokens
+        given = given if context_only else given[:, context[0]]
+        predicted = predictor.predict(given, torch.from_numpy(context), torch.from_numpy(target))
     np.testing.assert_allclose(outputs["tokens"], tokens.numpy(), atol=1e-4)
     np.testing.assert_allclose(outputs["predicted"], predicted.numpy(), atol=1e-4)
 
@@ -129,30 +137,56 @@ def test_an_action_predictor_is_exported_from_its_file_and_answers(
     np.testing.assert_allclose(outputs["predicted"], predicted.numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize("head", ["classifier", "anticipation"])
-def test_a_probe_is_exported_from_its_file_with_the_encoder_from_another(head: Any, tmp_path: Path) -> None:
+def test_a_probe_is_exported_from_its_file_with_the_encoder_from_another(tmp_path: Path) -> None:
     encoder = load_encoder("random", model=SPEC, seed=5)
-    future = replace(CLIP, frames=CLIP.frames + 10)
-    predictor = load_predictor("random", model=PREDICTOR, clip=future, seed=5)
-    base = meta_file(tmp_path / "tiny.pt", {"encoder": encoder.state_dict(), "predictor": predictor.state_dict()})
-    module: nn.Module = (
-        load_classifier("random", encoder=encoder, classes=5, seed=5)
-        if head == "classifier"
-        else load_anticipation("random", encoder=encoder, predictor=predictor, classes=(3, 4, 6), seed=5)
-    )
+    module = load_classifier("random", encoder=encoder, classes=5, seed=5)
+    base = meta_file(tmp_path / "tiny.pt", {"encoder": encoder.state_dict()})
     probe = meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(module)})
     weights = Request(source=str(probe), model="tiny-ek", key="encoder")
-    request = ExportRequest(weights=weights, head=head, encoder=str(base), simplify=False)
+    request = ExportRequest(weights=weights, head="classifier", encoder=str(base), simplify=False)
     bundle = export_bundle(request, tmp_path / "bundle").bundle
     assert bundle.manifest.source.name == "probe.pt"
     assert set(bundle.manifest.source.files) == {"probe.pt", "tiny.pt"}
     assert bundle.manifest.source.warning is None
     with torch.inference_mode():
         expected = module(clips_of(generate_scene(4, 32, 48)[None]))
-    first = expected if head == "classifier" else expected[0]
     with open_backend(bundle, "onnxruntime") as backend:
-        got = backend.run(generate_scene(4, 32, 48)[None], ("logits" if head == "classifier" else "verb",)).by_name()
-    np.testing.assert_allclose(next(iter(got.values())), first.numpy(), atol=1e-4)
+        got = backend.run(generate_scene(4, 32, 48)[None], ("logits",)).logits_BL
+    assert got is not None
+    np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("ahead", [None, 4])
+def test_anticipation_is_exported_from_its_file_and_answers(
+    ahead: int | None, tmp_path: Path, write_video: Callable[..., Path], scene: FramesArray
+) -> None:
+    """Verb, noun and action, a second ahead or as far as is asked for."""
+    encoder = load_encoder("random", model=SPEC, seed=5)
+    predictor = load_predictor("random", model=PREDICTOR, clip=replace(CLIP, frames=CLIP.frames + 10), seed=5)
+    made = load_anticipation("random", encoder=encoder, predictor=predictor, classes=(3, 4, 6), seed=5)
+    with torch.no_grad():
+        for part in ("verb", "noun", "action"):
+            made.get_submodule(f"{part}_classifier").weight *= 30  # logits that tell six predicted tokens of eighteen
+    states = {"encoder": encoder.state_dict(), "predictor": predictor.state_dict()}
+    base = meta_file(tmp_path / "tiny.pt", states)
+    probe = meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(made)})
+    asked = ["--model", "tiny-ek", "--encoder", base, "--key", "encoder", "--head", "anticipation", "--frames", 4]
+    asked += [] if ahead is None else ["--ahead", ahead]
+    run_verb("export", probe, *asked, "--no-simplify", "-o", tmp_path / "bundle")
+    manifest = Bundle.open(tmp_path / "bundle").manifest
+    assert (manifest.source.name, manifest.source.warning) == ("probe.pt", None)
+    assert set(manifest.source.files) == {"probe.pt", "tiny.pt"}
+    assert manifest.parts.ahead == (8 if ahead is None else ahead)
+    frames, outputs = run_bundle(tmp_path, write_video(scene))
+    modules = [
+        load_anticipation(probe, encoder=encoder, predictor=predictor, model="tiny-ek", ahead=far)
+        for far in (8 if ahead is None else ahead, 2)
+    ]
+    with torch.inference_mode():
+        expected, nearer = (module(clips_of(frames)) for module in modules)
+    for name, must, other in zip(("verb", "noun", "action"), expected, nearer, strict=True):
+        np.testing.assert_allclose(outputs[name], must.numpy(), atol=1e-4, err_msg=name)
+        assert np.abs(outputs[name] - other.numpy()).max() > 1e-3, name
 
 
 @pytest.fixture
@@ -210,6 +244,43 @@ def test_segments_and_layers_are_in_the_graph_and_views_are_averaged_over_it(
         (result,), (centre,) = engine.classify(video, views=3), engine.classify(video)
     assert shown[1:] == [f"{label} {score:.4f}" for label, score in zip(result.labels, result.scores, strict=True)]
     assert result != centre
+
+
+def test_a_probe_is_scored_as_its_makers_did(
+    dived: VideoClassifier,
+    tmp_path: Path,
+    write_video: Callable[..., Path],
+    scene: FramesArray,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two halves of a video, the start of each, four frames over eight: the numbers are those of the loader."""
+    bundle = Bundle.open(tmp_path / "bundle")
+    probe = bundle.manifest.parts.probe
+    assert probe is not None
+    assert (probe.segments, probe.views, probe.frame_step) == (2, 3, 2)
+    video = generate_scene(24, 32, 69, seed=1)
+    chosen = np.array([[0, 2, 5, 7], [12, 14, 17, 19]])
+    views = [video[chosen][:, :, :, left : left + 48] for left in (0, 10, 20)]
+    clips = clips_of(np.array(views).reshape(-1, 4, 32, 48, 3)).reshape(1, 3, 2, 4, 3, 32, 48)
+    with torch.inference_mode():
+        must = dived.score(clips).numpy()[0]
+    with EmbeddingEngine.open(bundle.path, "onnxruntime") as engine:
+        (result,) = engine.classify(video, sampling="joined:2", views=3)
+        (evenly,) = engine.classify(video, views=3)
+    assert result.labels == tuple(map(str, np.argsort(-must)))
+    np.testing.assert_allclose(result.scores, np.sort(must)[::-1], atol=1e-5)
+    assert np.abs(np.array(evenly.scores) - result.scores).max() > 1e-3
+    file = write_video(scene)
+    run_verb("classify", bundle.path, file, "--views", 3)
+    note = "its makers evaluated it with --sampling joined:2 --views 3, and not with uniform and 3"
+    assert note in " ".join(capsys.readouterr().err.split())
+    run_verb("classify", bundle.path, file, "--views", 3, "--sampling", "joined:2")
+    shown = capsys.readouterr()
+    assert "its makers evaluated" not in " ".join(shown.err.split())
+    with EmbeddingEngine.open(bundle.path) as engine:
+        (result,) = engine.classify(file, views=3, sampling="joined:2")
+    pairs = zip(result.labels, result.scores, strict=True)
+    assert shown.out.strip().split("\t")[1:] == [f"{label} {score:.4f}" for label, score in pairs]
 
 
 def test_a_cut_encoder_takes_a_random_probe_of_its_row(tmp_path: Path) -> None:

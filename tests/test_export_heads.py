@@ -1,5 +1,9 @@
 """Does each head go through the same pipeline: one trace, two graphs, one gate, every backend?"""
 
+import json
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,11 +15,13 @@ import onnx
 import pytest
 import torch
 
+from tests import numpy_family
 from tests.conftest import usable_backends, version_21
+from tests.numpy_family import state_of
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, Bundle
 from vjepa2.checkpoints import Request, load_encoder
 from vjepa2.cli import main
-from vjepa2.errors import BackendError, ExportError, ParityError, SpecError
+from vjepa2.errors import BackendError, CheckpointError, ExportError, ParityError, SpecError
 from vjepa2.export import pipeline
 from vjepa2.export.describe import ExportRequest
 from vjepa2.export.pipeline import export_bundle
@@ -24,10 +30,10 @@ from vjepa2.head_checkpoints import load_action_predictor, load_classifier, load
 from vjepa2.head_specs import ActionSpec, PredictorSpec
 from vjepa2.headed import ActionEncoder, PredictiveEncoder
 from vjepa2.runtime import Reference, check_parity, open_backend
-from vjepa2.runtime.backends.base import FramesArray
+from vjepa2.runtime.backends.base import FramesArray, normalise
 from vjepa2.runtime.parity import GATES
 from vjepa2.runtime.parity_run import ParityRequest, run_parity
-from vjepa2.spec import ClipSpec, ModelSpec
+from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, ModelSpec
 
 CLIP = ClipSpec(frames=4, height=32, width=48)
 SPEC = ModelSpec(name="tiny", family="vjepa2", dim=96, depth=2, heads=4, mlp_dim=96, clip=CLIP)
@@ -210,6 +216,78 @@ def test_version_21_goes_the_same_way(head: str, tmp_path: Path) -> None:
         assert bundle.manifest.outputs[1].shape == (1, 5, 192)
 
 
+@pytest.mark.parametrize(("spec", "version"), [(SPEC, "2"), (NEW, "2.1")], ids=["2", "2.1"])
+def test_an_encoder_of_the_context_alone_is_the_one_written_from_the_specification(
+    spec: ModelSpec, version: str, tmp_path: Path
+) -> None:
+    """In every backend, for any batch; and what it predicts does not know the rest of the clip."""
+    options = {"context_only": True, "batch": "dynamic", "predictor": NEW_PREDICTOR if spec.levels else PREDICTOR}
+    bundle = export_bundle(request_for("predictor", spec, **options), tmp_path / "bundle").bundle
+    assert bundle.manifest.parts.context_only
+    assert [info.shape[1:] for info in bundle.manifest.outputs] == [(7, 96), (5, 192 if spec.levels else 96)]
+    for name in (PORTABLE, ONNXRUNTIME):
+        used = {node.op_type for node in onnx.load(bundle.path / name, load_external_data=False).graph.node}
+        assert not used & {"TopK", "Unique", "NonZero", "ArgMax", "Where"}
+    reference = Reference.load(bundle)
+    clips, (context, target) = normalise(reference.frames_BTHWC, RGB_MEAN, RGB_STD), reference.inputs.values()
+    encoder_state = state_of(load_encoder("random", model=spec))
+    predictor_state = state_of(load_predictor("random", model=options["predictor"], clip=CLIP))
+    levels = numpy_family.encoder(
+        encoder_state,
+        clips.astype(float),
+        heads=4,
+        version=version,
+        layers=[0, 1] if spec.levels else [1],
+        ids_BK=context,
+    )
+    given = np.concatenate(levels, axis=-1)
+    must, _ = numpy_family.predictor(predictor_state, given, context, target, heads=4, grid=(2, 3), version=version)
+    for name in usable_backends():
+        with open_backend(bundle, name) as backend:
+            assert check_parity(reference, backend, GATES["fp32"]).passed, name
+            got = backend.run(reference.frames_BTHWC, ("tokens", "predicted"), reference.inputs).by_name()
+            first = {"context_ids": np.array([[5, 3, 0, 1, 4, 2, 6]]), "target_ids": target[:1]}
+            changed = reference.frames_BTHWC[:1].copy()
+            changed[:, 2:, :, 16:] = 255 - changed[:, 2:, :, 16:]  # tokens 7, 8, 10 and 11
+            seen, unseen = (
+                backend.run(frames, ("predicted",), first).by_name()["predicted"]
+                for frames in (reference.frames_BTHWC[:1], changed)
+            )
+        np.testing.assert_allclose(got["tokens"], levels[-1], atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(got["predicted"], must, atol=2e-4, err_msg=name)
+        np.testing.assert_array_equal(seen, unseen, err_msg=name)
+
+
+def test_a_gate_tells_the_context_alone_from_the_whole_clip(bundles: Callable[[str], Bundle], tmp_path: Path) -> None:
+    alone = export_bundle(request_for("predictor", context_only=True), tmp_path / "bundle").bundle
+    whole, reference = bundles("predictor"), Reference.load(alone)
+    said = [b"context_only" in (bundle.path / "manifest.json").read_bytes() for bundle in (whole, alone)]
+    assert said == [False, True], "a bundle of before is read as it was written"
+    with open_backend(whole, "onnxruntime") as backend:
+        got = backend.run(reference.frames_BTHWC[:1], ("predicted",), extras_of(alone, 1)).predicted_BLD
+    must = reference.outputs.predicted_BLD
+    assert got is not None
+    assert must is not None
+    assert np.abs(got - must[:1]).max() > 1e-2
+
+
+def test_the_side_of_a_predictor_of_version_21_is_an_option(tmp_path: Path) -> None:
+    plain, sided = (load_predictor("random", model=NEW_PREDICTOR, clip=CLIP, side=side, seed=3) for side in (None, 16))
+    assert (plain.spec.side, sided.spec.side) == (None, 16)
+    ids, tokens = torch.arange(TOKENS)[None], torch.randn(1, 7, 192, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        first, second = (module.predict(tokens, ids[:, :7], ids[:, 7:]) for module in (plain, sided))
+    assert (first - second).abs().max() > 1e-2
+    request = request_for("predictor", NEW, predictor=NEW_PREDICTOR, predictor_side=16)
+    manifest = export_bundle(request, tmp_path / "bundle").bundle.manifest
+    assert manifest.parts.predictor is not None
+    assert manifest.parts.predictor.side == 16
+    with pytest.raises(CheckpointError, match=r"side is 16; only V-JEPA 2.1's positions are rescaled: leave it out"):
+        load_predictor("random", model=PREDICTOR, clip=CLIP, side=16)
+    with pytest.raises(SpecError, match="side is 0; it must be at least 1"):
+        replace(NEW_PREDICTOR, side=0)
+
+
 def test_the_predictor_takes_all_tokens_if_nothing_else_is_said(tmp_path: Path) -> None:
     bundle = export_bundle(request_for("predictor", context=None, targets=None), tmp_path / "bundle").bundle
     assert [info.shape for info in bundle.manifest.inputs[1:]] == [(1, TOKENS), (1, TOKENS)]
@@ -275,6 +353,9 @@ def test_inputs_that_a_head_does_not_take_are_refused(bundles: Callable[[str], B
         ("predictor", {"pooling": "linear"}, "pooling is not of the head predictor; leave it out"),
         ("classifier", {"classes": None, "pooling": None}, "random weights need to know how many classes"),
         ("anticipation", {"classes": 5}, "classes are 5; this head needs 3"),
+        ("predictor", {"ahead": 8}, "ahead is not of the head predictor; leave it out, or export anticipation"),
+        ("tokens", {"context_only": True}, "context_only is not of the head tokens; leave it out, or export predictor"),
+        ("tokens", {"predictor_side": 16}, "predictor_side is not of the head tokens; leave it out"),
         ("embedding", {"segments": 2}, "segments is not of the head embedding; leave it out, or export classifier"),
         ("classifier", {"segments": 2, "pooling": None}, "segments is 2; an image classifier looks at one clip"),
         ("classifier", {"encoder": "somewhere.pt"}, "random brings its own encoder; only a probe's .pt file needs"),
@@ -284,6 +365,12 @@ def test_options_that_do_not_fit_are_refused(head: str, options: Any, message: s
     with pytest.raises(ExportError, match=message):
         export_bundle(request_for(head, **options), tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ahead", [3, -2])
+def test_a_moment_between_two_tokens_or_behind_is_refused(ahead: int, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=f"ahead is {ahead} frames; it must be a multiple of 2, or 0: the next moment"):
+        export_bundle(request_for("anticipation", ahead=ahead), tmp_path / "bundle")
 
 
 def test_segments_that_cannot_be_are_refused(tmp_path: Path) -> None:
@@ -417,3 +504,75 @@ def test_the_verb_exports_every_kind_of_head(tmp_path: Path, capsys: pytest.Capt
         main([*command[:-1], "many", "-o", str(tmp_path / "other")])
     assert done.value.code == 2
     assert "classes is 'many'; it must be a number, or for anticipation three" in capsys.readouterr().err
+
+
+def test_the_verb_cuts_a_model_of_version_21(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", "random", "--model", "vitb-2.1", "--frames", "2", "--size", "32", "--no-simplify", "--layers"]
+    with pytest.raises(SystemExit) as done:
+        main([*command, "4", "--head", "predictor", "-o", str(tmp_path / "bundle")])
+    assert done.value.code == 0, capsys.readouterr().err
+    manifest = Bundle.open(tmp_path / "bundle").manifest
+    assert (manifest.model.depth, manifest.model.levels, manifest.source.layers) == (4, (0, 1, 2, 3), 4)
+    with pytest.raises(SystemExit) as done:
+        main([*command, "1", "-o", str(tmp_path / "other")])
+    assert done.value.code == 2
+    assert "layers is 1; of vitb-2.1 keep 4 to 12" in " ".join(capsys.readouterr().err.split())
+
+
+# whole models: ViT-L with each head as it was released, and V-JEPA 2-AC's predictor on an encoder cut to two blocks
+
+
+WHOLE = {
+    "classifier": ["--model", "vitl-ssv2", "--frames", "4"],
+    "predictor": ["--model", "vitl", "--frames", "4"],
+    "anticipation": ["--model", "vitl-ek100", "--frames", "4", "--classes", "97,300,3568"],
+    "action": ["--model", "vitg-ac", "--frames", "2", "--layers", "2"],
+}
+WHOLE_OUTPUTS: dict[str, dict[str, tuple[int, ...]]] = {
+    "classifier": {"tokens": (512, 1024), "embedding": (1024,), "logits": (174,)},
+    "predictor": {"tokens": (512, 1024), "predicted": (512, 1024)},
+    "anticipation": {"tokens": (512, 1024), "verb": (97,), "noun": (300,), "action": (3568,)},
+    "action": {"tokens": (512, 1408), "predicted": (512, 1408)},
+}
+
+
+def run_apart(*command: object) -> str:
+    """What a verb prints, in a process of its own."""
+    words = [sys.executable, "-m", "vjepa2", *map(str, command)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", WHOLE)
+def test_every_head_of_a_whole_model_passes_its_gate_and_answers(
+    head: str, write_video: Callable[..., Path], scene: FramesArray, tmp_path: Path
+) -> None:
+    """Random weights, 4 frames of 256 x 256, or 2 steps."""
+    folder, video = tmp_path / "bundle", write_video(scene)
+    try:
+        told = run_apart("export", "random", *WHOLE[head], "--head", head, "--no-simplify", "--json", "-", "-o", folder)
+        record, extras = json.loads(told), extras_of(Bundle.open(folder), 1)
+        given = []
+        if extras:
+            np.savez(tmp_path / "in.npz", **extras)
+            given = ["--inputs", tmp_path / "in.npz"]
+        run_apart("run", folder, video, *given, "-o", tmp_path / "out.npz")
+        named = run_apart("classify", folder, video) if head == "classifier" else None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # gigabytes
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert {name: arrays[name].shape[1:] for name in arrays} == WHOLE_OUTPUTS[head]
+        outputs = dict(arrays)
+    assert all(np.isfinite(array).all() for array in outputs.values())
+    assert set(record["parity"]) == {PORTABLE, ONNXRUNTIME}
+    assert all(verdict["passed"] for verdict in record["parity"].values())
+    if named is not None:
+        labels = [pair.split()[0] for pair in named.strip().split("\t")[1:]]
+        assert labels == [str(number) for number in np.argsort(-outputs["logits"][0], kind="stable")[:5]]
+    worst = [
+        f"{name}: token {row['token_cosine']:.9f}, relative max {row['relative_max']:.1e}"
+        for name, row in record["parity"].items()
+    ]
+    print(f"{head}: {'; '.join(worst)}; {sum(record['seconds'].values()):.0f} s, {record['peak_bytes'] / 1e9:.1f} GB")

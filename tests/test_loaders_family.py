@@ -20,7 +20,7 @@ from vjepa2.checkpoints import Request, load_checkpoint, load_encoder
 from vjepa2.encoder import Encoder
 from vjepa2.errors import CheckpointError, UnknownNameError
 from vjepa2.head_checkpoints import load_action_predictor, load_anticipation, load_classifier, load_predictor
-from vjepa2.head_specs import ActionSpec, PredictorSpec
+from vjepa2.head_specs import ActionSpec, PredictorSpec, ProbeSpec
 from vjepa2.heads import VideoClassifier
 from vjepa2.names import huggingface_names, to_huggingface, unstack
 from vjepa2.predictor import Predictor
@@ -126,7 +126,9 @@ def test_an_action_predictor_loads_from_a_meta_file(tmp_path: Path) -> None:
 def test_a_probe_loads_from_a_meta_file_onto_its_encoder(tmp_path: Path) -> None:
     module = make_classifier()
     loaded = load_classifier(
-        meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(module)}), encoder=make_encoder()
+        meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(module)}),
+        encoder=make_encoder(),
+        model=ProbeSpec(),
     )
     assert_equal(loaded, module)
 
@@ -134,9 +136,8 @@ def test_a_probe_loads_from_a_meta_file_onto_its_encoder(tmp_path: Path) -> None
 def test_anticipation_loads_from_a_meta_file_with_the_counts_that_it_has(tmp_path: Path) -> None:
     encoder, predictor = make_encoder(), load_predictor("random", model=PREDICTOR, clip=replace(CLIP, frames=16))
     module = load_anticipation("random", encoder=encoder, predictor=predictor, classes=(3, 4, 6), seed=7)
-    loaded = load_anticipation(
-        meta_file(tmp_path / "ek.pt", {"classifiers": probe_state(module)}), encoder=encoder, predictor=predictor
-    )
+    file = meta_file(tmp_path / "ek.pt", {"classifiers": probe_state(module)})
+    loaded = load_anticipation(file, encoder=encoder, predictor=predictor, model=ProbeSpec(queries=3))
     assert loaded.noun_classifier.out_features == 4
     assert_equal(loaded, module)
 
@@ -157,6 +158,17 @@ def test_version_21_takes_the_key_of_its_row(key: str, tmp_path: Path, monkeypat
     assert_equal(loaded, encoder)
     assert source.key == key
     assert_equal(load_predictor(tmp_path / "x.pt", model="tiny-2.1", clip=CLIP), predictor)
+
+
+def test_a_cut_encoder_of_version_21_has_the_first_blocks_and_every_norm_of_its_file(tmp_path: Path) -> None:
+    spec = replace(NEW, depth=6, levels=(1, 2, 4, 5))
+    encoder = make_encoder(spec)
+    file = meta_file(tmp_path / "x.pt", {"ema_encoder": encoder.state_dict()})
+    cut, source = load_checkpoint(Request(source=str(file), model=spec, key="ema_encoder", layers=4))
+    assert (cut.spec.levels, source.layers) == ((0, 1, 2, 3), 4)
+    kept = encoder.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in cut.state_dict().items())
+    assert sum(name.startswith("norms_block.") for name in cut.state_dict()) == 8
 
 
 def test_released_keys_are_those_of_the_files() -> None:
@@ -240,7 +252,7 @@ def test_a_probe_of_another_width_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"a probe of tokens of 48 channels; wide gives 96: put it on the encoder"
     ):
-        load_classifier(file, encoder=wide)
+        load_classifier(file, encoder=wide, model=ProbeSpec())
 
 
 def test_a_probe_whose_row_names_another_encoder_is_refused(tmp_path: Path) -> None:
@@ -250,18 +262,81 @@ def test_a_probe_whose_row_names_another_encoder_is_refused(tmp_path: Path) -> N
         load_classifier(file, encoder=make_encoder(), model="vitl-ssv2")
 
 
+ROWS = {
+    "tiny": Release(spec=SPEC),
+    "tiny-384": Release(spec=replace(SPEC, name="tiny-384")),
+    "tiny-2.1": Release(spec=NEW),
+    "tiny-probe": Release(spec=replace(SPEC, name="tiny-probe"), base="tiny", probe=ProbeSpec(classes=(5,))),
+    "tiny-ek": Release(spec=replace(SPEC, name="tiny-ek"), base="tiny", probe=ProbeSpec(queries=3)),
+}
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of tiny models: two of one shape, one of version 2.1, and what stands on the first."""
+    for module in (checkpoints, head_checkpoints):
+        monkeypatch.setattr(module, "RELEASES", ROWS)
+        monkeypatch.setattr(module, "find_release", ROWS.__getitem__)
+
+
+def load_probe(file: Path, encoder: Encoder, model: Any) -> object:
+    """Whichever kind of probe the row is of, from its file."""
+    if model != "tiny-ek":
+        return load_classifier(file, encoder=encoder, model=model)
+    predictor = load_predictor("random", model=PREDICTOR, clip=replace(CLIP, frames=16))
+    return load_anticipation(file, encoder=encoder, predictor=predictor, model=model)
+
+
+@pytest.mark.usefixtures("rows")
+@pytest.mark.parametrize("model", ["tiny-probe", "tiny-ek"])
+def test_a_probe_stands_on_no_other_encoder_of_its_width(model: str, tmp_path: Path) -> None:
+    """Not on version 2.1's, and not on the same model trained for another size, which only its name tells apart."""
+    predictor = load_predictor("random", model=PREDICTOR, clip=replace(CLIP, frames=16))
+    module = (
+        load_anticipation("random", encoder=make_encoder(), predictor=predictor, classes=(3, 4, 6), seed=7)
+        if model == "tiny-ek"
+        else make_classifier()
+    )
+    file = meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(module)})
+    for spec in (NEW, replace(SPEC, name="tiny-384")):
+        with pytest.raises(CheckpointError, match=f"{model} stands on tiny; the encoder given is {spec.name}, Model"):
+            load_probe(file, make_encoder(spec), model)
+    load_probe(file, make_encoder(), model)
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_probes_file_alone_does_not_say_where_it_stands(tmp_path: Path) -> None:
+    file = meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(make_classifier())})
+    message = "does not say on which encoder its probe was trained; give model, one of tiny-probe, tiny-ek, or of"
+    predictor = load_predictor("random", model=PREDICTOR, clip=replace(CLIP, frames=16))
+    for spec in (SPEC, NEW):
+        with pytest.raises(CheckpointError, match=message):
+            load_classifier(file, encoder=make_encoder(spec))
+        with pytest.raises(CheckpointError, match=message):
+            load_anticipation(file, encoder=make_encoder(spec), predictor=predictor)
+
+
+def test_a_file_of_other_classes_than_its_row_is_refused(tmp_path: Path) -> None:
+    file = meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(make_classifier())})
+    with pytest.raises(CheckpointError, match="holds a probe of 5 classes; the one that was named has 48: name the"):
+        load_classifier(file, encoder=make_encoder(), model=ProbeSpec(classes=(48,)))
+
+
 def test_a_probe_of_another_task_is_refused(tmp_path: Path) -> None:
     file = meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(make_classifier())})
     predictor = load_predictor("random", model=PREDICTOR, clip=replace(CLIP, frames=16))
     with pytest.raises(CheckpointError, match=r"has no verb_classifier.bias, .*; it is not a file of such a probe"):
-        load_anticipation(file, encoder=make_encoder(), predictor=predictor)
+        load_anticipation(file, encoder=make_encoder(), predictor=predictor, model=ProbeSpec(queries=3))
 
 
 @pytest.mark.parametrize(
     ("load", "message"),
     [
         (load_classifier, "holds a probe and no encoder; load the encoder first and give it"),
-        (lambda file: load_classifier(file, encoder=make_encoder(), seed=1), "only random weights take a seed"),
+        (
+            lambda file: load_classifier(file, encoder=make_encoder(), model=ProbeSpec(), seed=1),
+            "only random weights take a seed",
+        ),
         (lambda file: load_classifier("random", encoder=make_encoder()), "need counts of classes for linear; given: "),
         (load_predictor, "does not say which predictor it is; give model, or model and clip"),
         (lambda file: load_predictor(file, model="vitg-ac"), "does not say which predictor it is"),
@@ -294,7 +369,7 @@ def test_an_unknown_row_is_told_the_known_ones() -> None:
 def test_a_released_probe_takes_the_layers_of_its_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = RELEASES["vitl-diving48"].probe
     assert known is not None
-    row = Release(spec=SPEC, repository="a/b", revision="c", probe=replace(known, layers=(1, 3)))
+    row = Release(spec=SPEC, repository="a/b", revision="c", probe=replace(known, classes=(5,), layers=(1, 3)))
     for module in (checkpoints, head_checkpoints):
         monkeypatch.setattr(module, "RELEASES", {"tiny": row})
         monkeypatch.setattr(module, "find_release", {"tiny": row}.__getitem__)

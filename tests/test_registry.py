@@ -11,12 +11,13 @@ from click.testing import CliRunner
 from torch import nn
 from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model
 
-from tests.released_files import config_of
+from tests.released_files import config_of, meta_file, probe_state
 from vjepa2.action_predictor import ActionPredictor
 from vjepa2.anticipation import ActionAnticipation
 from vjepa2.encoder import Encoder
 from vjepa2.errors import SpecError
-from vjepa2.head_specs import ActionSpec, PredictorSpec
+from vjepa2.head_checkpoints import load_anticipation
+from vjepa2.head_specs import ActionSpec, PredictorSpec, ProbeSpec
 from vjepa2.heads import VideoClassifier
 from vjepa2.models_cli import models_command
 from vjepa2.names import huggingface_names
@@ -111,6 +112,25 @@ def test_anticipation_counts_by_its_classes(name: str) -> None:
         predictor = Predictor(release.predictor, ClipSpec(frames=64, height=32, width=32))
         module = ActionAnticipation(encoder, predictor, classes)
     assert count(module) - count(encoder) - count(predictor) == release.probe.parameters(release.spec.dim, classes)
+
+
+@pytest.mark.parametrize(("name", "pooler"), [("vitl-ek100", 49_338_368), ("vitg-384-ek100", 93_251_840)])
+def test_anticipation_from_a_file_counts_by_the_classes_that_the_file_has(
+    name: str, pooler: int, tmp_path: Path
+) -> None:
+    """At full width. What the file holds is zeros, of which it stores one; the encoder is one block without values."""
+    release, classes = RELEASES[name], (96, 301, 3571)
+    assert release.predictor is not None
+    with torch.device("meta"):
+        encoder = Encoder(release.spec.cut(1), SMALL)
+        predictor = Predictor(release.predictor, ClipSpec(frames=64, height=32, width=32))
+        shapes = probe_state(ActionAnticipation(encoder, predictor, classes))
+    file = meta_file(
+        tmp_path / "ek.pt", {"classifiers": {key: torch.zeros(1).expand(value.shape) for key, value in shapes.items()}}
+    )
+    module = load_anticipation(file, encoder=encoder, predictor=predictor, model=ProbeSpec(queries=3))
+    dim = release.spec.dim
+    assert count(module) - count(encoder) - count(predictor) == pooler + (dim + 1) * sum(classes)
 
 
 @pytest.mark.parametrize("name", TENSORS)

@@ -35,6 +35,18 @@ def test_fps_and_segments_are_those_of_the_original_loader(case: dict[str, Any])
     assert choose_frames(parse_sampling(case["sampling"]), footage).tolist() == case["frames"]
 
 
+@pytest.mark.parametrize("case", [case for case in RECORDED["cases"] if case["sampling"].startswith("segments")])
+def test_joined_is_what_the_loader_takes_of_every_segment_one_after_the_other(case: dict[str, Any]) -> None:
+    parts, step = (int(number) for number in (case["sampling"].removeprefix("segments:") + "x4").split("x")[:2])
+    footage = Footage(total=case["total"], count=parts * case["count"], segments=parts, pad="repeat-last")
+    assert choose_frames(parse_sampling(f"joined:{step}"), footage).tolist() == [np.ravel(case["frames"]).tolist()]
+
+
+def test_joined_of_one_segment_is_segments_of_one() -> None:
+    assert choose("joined", 100, 8) == choose("segments:1x4", 100, 8)
+    assert not parse_sampling("joined:2").several
+
+
 def test_stride_is_that_of_the_original_demo() -> None:
     assert choose("stride:2", 300, 64) == [list(np.arange(0, 128, 2))]
     assert choose("stride:1", 16, 16) == [list(range(16))]

@@ -55,3 +55,42 @@ def test_a_clip_that_cannot_be_cut_is_refused(sides: dict[str, int], message: st
 def test_a_model_that_cannot_be_built_is_refused(numbers: dict[str, int], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         replace(tiny_spec(), **numbers)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "levels"),
+    [
+        ("vitb-2.1", 4, (0, 1, 2, 3)),
+        ("vitb-2.1", 6, (0, 2, 3, 5)),
+        ("vitl-2.1", 12, (2, 5, 8, 11)),
+        ("vitG-2.1", 48, (11, 23, 37, 47)),
+        ("vitl", 1, ()),
+    ],
+)
+def test_a_cut_model_has_its_levels_evenly_up_to_its_last_block(
+    name: str, layers: int, levels: tuple[int, ...]
+) -> None:
+    cut = RELEASES[name].spec.cut(layers)
+    assert (cut.depth, cut.levels) == (layers, levels)
+    assert replace(cut, depth=RELEASES[name].spec.depth, levels=RELEASES[name].spec.levels) == RELEASES[name].spec
+
+
+def test_an_even_spread_is_what_the_released_models_but_the_largest_have() -> None:
+    for name in ("vitb-2.1", "vitl-2.1", "vitg-2.1"):
+        spec = RELEASES[name].spec
+        assert (
+            replace(spec, depth=2 * spec.depth, levels=(*spec.levels[:-1], 2 * spec.depth - 1)).cut(spec.depth) == spec
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "message"),
+    [
+        ("vitb-2.1", 3, "layers is 3; of vitb-2.1 keep 4 to 12: each of its 4 levels has a block of its own"),
+        ("vitl", 0, "layers is 0; of vitl keep 1 to 24$"),
+        ("vitl", 25, "layers is 25; of vitl keep 1 to 24$"),
+    ],
+)
+def test_a_cut_that_cannot_be_made_is_refused(name: str, layers: int, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        RELEASES[name].spec.cut(layers)

@@ -11,6 +11,8 @@ from vjepa2.errors import SpecError
 from vjepa2.heads import PROBE_EPS, PROBE_HEADS, AttentivePooler
 from vjepa2.predictor import Predictor
 
+AHEAD = 8  # frames: a second, at the rate of EPIC-KITCHENS-100
+
 
 class ActionAnticipation(nn.Module):
     """What will a person do: encoder, predictor of the tokens of a coming moment, a pooler of three queries.
@@ -24,13 +26,15 @@ class ActionAnticipation(nn.Module):
         predictor: Predictor,
         classes: tuple[int, int, int],
         *,
-        ahead: int = 8,
+        ahead: int = AHEAD,
         heads: int = PROBE_HEADS,
         eps: float = PROBE_EPS,
     ) -> None:
         super().__init__()
         dim, clip = encoder.spec.dim, encoder.clip
         time, rows, columns = clip.grid
+        if ahead < 0 or ahead % clip.tubelet:
+            raise SpecError(f"ahead is {ahead} frames; it must be a multiple of {clip.tubelet}, or 0: the next moment")
         _check_predictor(encoder, predictor, time + ahead // clip.tubelet + 1)
         self.encoder, self.predictor, self.ahead = encoder, predictor, ahead
         self.pooler = AttentivePooler(dim, heads, queries=3, eps=eps)

@@ -170,9 +170,7 @@ def _asked_spec(request: Request) -> ModelSpec:
 def _empty_encoder(spec: ModelSpec, request: Request, trained: ClipSpec | None = None) -> Encoder:
     """The encoder without values, cut to the layers that were asked for."""
     if request.layers is not None:
-        if not 1 <= request.layers <= spec.depth:
-            raise CheckpointError(f"layers is {request.layers}; {spec.name} has 1 to {spec.depth}")
-        spec = replace(spec, depth=request.layers)
+        spec = spec.cut(request.layers)
     with torch.device("meta"):
         return Encoder(spec, choose_clip(spec, request, trained))
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from vjepa2.action_predictor import ActionPredictor
-from vjepa2.anticipation import ActionAnticipation
+from vjepa2.anticipation import AHEAD, ActionAnticipation
 from vjepa2.checkpoint_files import fetch_repository
-from vjepa2.checkpoints import RANDOM, find_repository, load_encoder
+from vjepa2.checkpoints import HARD, RANDOM, find_repository, load_encoder
 from vjepa2.encoder import Encoder
 from vjepa2.errors import CheckpointError
 from vjepa2.folder_model import read_config, read_model, read_predictor
@@ -30,12 +30,14 @@ def load_predictor(
     *,
     model: str | PredictorSpec | None = None,
     clip: ClipSpec | None = None,
+    side: int | None = None,
     revision: str | None = None,
     seed: int | None = None,
 ) -> Predictor:
     """A masked predictor in evaluation mode for tokens of clips of shape `clip`, or of the trained shape.
 
-    `source` is what `load_encoder` takes; a Meta `.pt` file and "random" need `model`.
+    `source` is what `load_encoder` takes; a Meta `.pt` file and "random" need `model`. `side` rescales V-JEPA 2.1's
+    rows and columns as the encoder's are with 16, which its training did; None is as its makers publish it: not.
     """
     folder = _find_folder(source, revision)
     release = _release_of(source, model)
@@ -45,6 +47,10 @@ def load_predictor(
     clip = clip or (release.spec.clip if release else None)
     if not spec or not clip:
         raise CheckpointError(f"{source} does not say which predictor it is; give model, or model and clip")
+    if side is not None:
+        if spec.positions != "interleaved":
+            raise CheckpointError(f"side is {side}; only V-JEPA 2.1's positions are rescaled: leave it out")
+        spec = replace(spec, side=side)
     with torch.device("meta"):
         predictor = Predictor(spec, clip)
     fill_part(predictor, PartPlace(source, folder, "predictor", ("predictor.",)), seed)
@@ -74,7 +80,7 @@ def load_action_predictor(
 def load_classifier(
     source: str | Path,
     *,
-    model: str | None = None,
+    model: str | ProbeSpec | None = None,
     encoder: Encoder | None = None,
     probe: ProbeOf = "meta",
     classes: int | None = None,
@@ -85,22 +91,25 @@ def load_classifier(
 ) -> VideoClassifier:
     """A video classifier in evaluation mode.
 
-    `source` is what `load_encoder` takes. Meta's `.pt` files hold the probe alone and need the `encoder`; a folder, a
-    Hugging Face id or a released name brings its own. `classes` is for random weights; a file says them itself. The
-    pooler takes the tokens of `segments` clips together; with how many a released probe was evaluated, its row says.
+    `source` is what `load_encoder` takes. Meta's `.pt` files hold the probe alone and need the `encoder`, and `model`,
+    the row of the table or a `ProbeSpec`; a folder, a Hugging Face id or a released name brings its own encoder. A row
+    refuses an encoder that it does not stand on; of a `ProbeSpec` only the width is compared. A folder does not say
+    which layers its probe took: without `model` it is the last alone, which is right for all but Diving48's. `classes`
+    is for random weights; a file says them itself. The pooler takes the tokens of `segments` clips together; with how
+    many a released probe was evaluated, its row says.
     """
-    folder, release = _find_folder(source, revision), _release_of(source, model)
-    known = release.probe if release and release.probe else ProbeSpec()
+    folder, name = _find_folder(source, revision), model if isinstance(model, str) else None
     if encoder is None:
         if not folder and source != RANDOM:
             raise CheckpointError(f"{source} holds a probe and no encoder; load the encoder first and give it")
-        encoder = load_encoder(source, model=model, clip=clip, revision=revision, seed=seed)
-    _refuse_other_encoder(release, encoder)
+        encoder = load_encoder(source, model=name, clip=clip, revision=revision, seed=seed)
+    known = _find_probe(source, model, encoder)
     if probe == "transformers":
         known = replace(known, heads=encoder.spec.heads, eps=1e-6, layers=())
     place = PartPlace(source, folder, "classifiers", ("pooler.", "classifier."))
     count = count_classes(place, ("linear",), (classes,) if classes else known.classes)[0]
     refuse_other_width(place, encoder)
+    _refuse_other_classes(source, known, (count,))
     with torch.device("meta"):
         module = VideoClassifier(
             encoder, count, heads=known.heads, eps=known.eps, layers=known.layers, segments=segments
@@ -114,12 +123,17 @@ def load_anticipation(
     *,
     encoder: Encoder,
     predictor: Predictor,
-    model: str | None = None,
+    model: str | ProbeSpec | None = None,
     classes: tuple[int, int, int] | None = None,
+    ahead: int = AHEAD,
     seed: int | None = None,
 ) -> ActionAnticipation:
-    """The EPIC-KITCHENS-100 probe of a Meta `.pt` file, or "random" with counts of `classes`, on what it stands on."""
-    _refuse_other_encoder(_release_of(source, model), encoder)
+    """The EPIC-KITCHENS-100 probe of a Meta `.pt` file, or "random" with counts of `classes`, on what it stands on.
+
+    A file needs `model`, the row of the table or a `ProbeSpec`, as in `load_classifier`. What is anticipated is `ahead`
+    frames from the end of the clip; the `predictor` must be built for a clip that reaches so far, and a tubelet more.
+    """
+    known = _find_probe(source, model, encoder)
     if source != RANDOM and not Path(source).is_file():
         raise CheckpointError(f"{source} is no file; anticipation is released as .pt files alone")
     place = PartPlace(source, None, "classifiers")
@@ -127,7 +141,9 @@ def load_anticipation(
     verbs, nouns, actions = count_classes(place, parts, classes or ())
     refuse_other_width(place, encoder)
     with torch.device("meta"):
-        module = ActionAnticipation(encoder, predictor, (verbs, nouns, actions))
+        module = ActionAnticipation(
+            encoder, predictor, (verbs, nouns, actions), ahead=ahead, heads=known.heads, eps=known.eps
+        )
     fill_part(
         nn.ModuleDict({"pooler": module.pooler, **{part: module.get_submodule(part) for part in parts}}), place, seed
     )
@@ -141,6 +157,12 @@ def read_labels(source: str | Path, revision: str | None, classes: int) -> tuple
     if not isinstance(table, dict) or set(table) != {str(number) for number in range(classes)}:
         return None
     return tuple(str(table[str(number)]) for number in range(classes))
+
+
+def read_evaluation(source: str | Path, model: object) -> ProbeSpec | None:
+    """How a released probe was evaluated, as its row of the table says; None of random weights and of other probes."""
+    release = None if str(source) in (RANDOM, HARD) else _release_of(source, model)
+    return release.probe if release else None
 
 
 def _find_folder(source: str | Path, revision: str | None) -> Path | None:
@@ -162,10 +184,39 @@ def _release_of(source: str | Path, model: object) -> Release | None:
     return next(rows, None)
 
 
-def _refuse_other_encoder(release: Release | None, encoder: Encoder) -> None:
-    """Encoders of one width differ in other things, which the probe's file cannot show and its row can."""
-    if release and replace(release.spec, name="", clip=encoder.spec.clip) != replace(encoder.spec, name=""):
+def _find_probe(source: str | Path, model: str | ProbeSpec | None, encoder: Encoder) -> ProbeSpec:
+    """What the probe is; a row of the table refuses an encoder that it was not trained on."""
+    if isinstance(model, ProbeSpec):
+        return model
+    release = _release_of(source, model)
+    if release is None and Path(source).is_file():
+        probes = ", ".join(name for name, row in RELEASES.items() if row.probe)
         raise CheckpointError(
-            f"{release.spec.name} stands on {release.base or release.spec.name}; the encoder given is "
-            f"{encoder.spec.name}, {encoder.spec}"
+            f"{source} does not say on which encoder its probe was trained; give model, one of {probes}, or of a "
+            "probe of your own a ProbeSpec"
+        )
+    if release:
+        _refuse_other_encoder(release, encoder)
+    return release.probe if release and release.probe else ProbeSpec()
+
+
+def _refuse_other_encoder(release: Release, encoder: Encoder) -> None:
+    """Encoders of one width differ in other things, which the probe's file cannot show and its row can.
+
+    ViT-g was trained for two sizes, and then it is the name alone that tells them apart.
+    """
+    named = RELEASES.get(encoder.spec.name)
+    base = release.base or release.spec.name
+    is_other = replace(release.spec, name="", clip=encoder.spec.clip) != replace(encoder.spec, name="")
+    if is_other or (named and (named.base or named.spec.name) != base):
+        raise CheckpointError(
+            f"{release.spec.name} stands on {base}; the encoder given is {encoder.spec.name}, {encoder.spec}"
+        )
+
+
+def _refuse_other_classes(source: str | Path, known: ProbeSpec, classes: tuple[int, ...]) -> None:
+    if source != RANDOM and known.classes and known.classes != classes:
+        raise CheckpointError(
+            f"{source} holds a probe of {classes[0]} classes; the one that was named has {known.classes[0]}: name the "
+            "model that the file is of"
         )

@@ -20,7 +20,8 @@ def describe_parts(model: Headed) -> HeadParts:
         probe = _describe_probe(model.pooler, (model.linear.out_features,))
         return HeadParts(probe=replace(probe, layers=model.layers, segments=model.segments))
     if isinstance(model, PredictiveEncoder):
-        return HeadParts(predictor=model.predictor.spec, clip=model.predictor.clip)
+        predictor = model.predictor
+        return HeadParts(predictor=predictor.spec, clip=predictor.clip, context_only=model.context_only)
     if isinstance(model, ActionEncoder):
         return HeadParts(action=model.predictor.spec, clip=model.predictor.clip)
     if isinstance(model, ActionAnticipation):
@@ -55,7 +56,7 @@ def build_headed(spec: ModelSpec, clip: ClipSpec, head: Head, parts: HeadParts, 
         assert parts.predictor is not None
         predictor = Predictor(parts.predictor, parts.clip)
         if head == "predictor":
-            return PredictiveEncoder(encoder, predictor)
+            return PredictiveEncoder(encoder, predictor, context_only=parts.context_only)
         assert parts.probe is not None
         assert parts.ahead is not None
         verbs, nouns, actions = parts.probe.classes

@@ -1,9 +1,10 @@
 """What can stand on an encoder: predictors and probes as integers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from vjepa2.errors import SpecError
+from vjepa2.schema import ADDED_LATER
 from vjepa2.spec import ClipSpec, count_block
 
 
@@ -27,6 +28,8 @@ class PredictorSpec:
     def __post_init__(self) -> None:
         """Raise `SpecError` for counts below one and heads that do not divide the width."""
         _check(self, "encoder_dim", "dim", "depth", "heads", "mlp_dim", "mask_tokens", "levels")
+        if self.side is not None and self.side < 1:
+            raise SpecError(f"side is {self.side}; it must be at least 1")
 
     @property
     def predicted_dim(self) -> int:
@@ -77,7 +80,7 @@ class ProbeSpec:
     heads: int = 16  # of every released probe, on ViT-g too, whose encoder has 22
     eps: float = 1e-5
     layers: tuple[int, ...] = ()  # encoder blocks whose tokens it takes; (): the last alone
-    segments: int = 1  # clips of a video whose tokens are concatenated
+    segments: int = 1  # clips of a video whose tokens are concatenated; of a bundle, what its graph takes
     views: int = 1  # crops of a video whose scores are averaged
     frame_step: int | None = None  # frames of the video from one to the next of a clip
     frames_per_second: int | None = None  # or how many there are in a second
@@ -101,12 +104,14 @@ class HeadParts:
     predictor: PredictorSpec | None = None
     action: ActionSpec | None = None
     clip: ClipSpec | None = None  # of the predictor: it may see further than the encoder
+    # whether the encoder before a masked predictor sees the context's tokens alone
+    context_only: bool = field(default=False, metadata=ADDED_LATER)
     ahead: int | None = None  # frames from the end of the clip to what is anticipated
 
 
 def _check(spec: PredictorSpec | ActionSpec, *counts: str) -> None:
-    for field in counts:
-        if getattr(spec, field) < 1:
-            raise SpecError(f"{field} is {getattr(spec, field)}; it must be at least 1")
+    for name in counts:
+        if getattr(spec, name) < 1:
+            raise SpecError(f"{name} is {getattr(spec, name)}; it must be at least 1")
     if spec.dim % spec.heads:
         raise SpecError(f"dim is {spec.dim}; it must be a multiple of heads, {spec.heads}")

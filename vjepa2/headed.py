@@ -29,9 +29,13 @@ class PlainEncoder(nn.Module):
 
 
 class PredictiveEncoder(nn.Module):
-    """An encoder of whole clips, and the masked predictor of some tokens from others, as in transformers."""
+    """An encoder, and the masked predictor of some tokens from others.
 
-    def __init__(self, encoder: Encoder, predictor: Predictor) -> None:
+    The encoder sees the whole clip, as in transformers, or with `context_only` nothing but the context's tokens, as in
+    the original's training; then these are all the tokens that it gives.
+    """
+
+    def __init__(self, encoder: Encoder, predictor: Predictor, *, context_only: bool = False) -> None:
         super().__init__()
         spec = predictor.spec
         if spec.encoder_dim != encoder.spec.dim or predictor.clip != encoder.clip:
@@ -39,7 +43,7 @@ class PredictiveEncoder(nn.Module):
                 f"the predictor takes {spec.encoder_dim} channels of {predictor.clip}; {encoder.spec.name} gives "
                 f"{encoder.spec.dim} of {encoder.clip}: take the predictor of the same file, for the same clip"
             )
-        self.encoder, self.predictor = encoder, predictor
+        self.encoder, self.predictor, self.context_only = encoder, predictor, context_only
 
 
 class ActionEncoder(nn.Module):
@@ -158,7 +162,7 @@ def _predict_masked(
 ) -> dict[OutputName, Tensor]:
     encoder, last = model.encoder, model.encoder.spec.depth - 1
     layers = encoder.spec.levels if model.predictor.spec.levels > 1 else (last,)
-    levels = encoder.encode_patch_layers(patches_BND, layers)
+    levels = encoder.encode_patch_layers(patches_BND, layers, context_ids_BK if model.context_only else None)
     given_BND = torch.cat(levels, dim=-1) if len(levels) > 1 else levels[0]
-    context_BKD = take_tokens(given_BND, context_ids_BK)
+    context_BKD = given_BND if model.context_only else take_tokens(given_BND, context_ids_BK)
     return {"tokens": levels[-1], "predicted": model.predictor(context_BKD, context_ids_BK, target_ids_BL)}

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from vjepa2.errors import BundleError, SpecError
 from vjepa2.head_specs import HeadParts
-from vjepa2.schema import read_record
+from vjepa2.schema import read_record, to_record
 from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, Head, ModelSpec
 
 SCHEMA = 4
@@ -159,12 +159,12 @@ class Manifest:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The canonical JSON of `manifest`, closed by the hash of what precedes it."""
-    return seal_record(asdict(manifest))
+    return seal_record(to_record(manifest))
 
 
 def hash_manifest(manifest: Manifest) -> str:
     """The `self_sha256` of a manifest: what an engine calls its bundle by."""
-    return hashlib.sha256(_canonical(asdict(manifest))).hexdigest()
+    return hashlib.sha256(_canonical(to_record(manifest))).hexdigest()
 
 
 def seal_record(record: dict[str, object]) -> bytes:

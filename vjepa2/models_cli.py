@@ -67,7 +67,8 @@ def _list_parts(release: Release) -> list[str]:
         else:
             parts.append(f"probe {pooler:,} + {dim + 1:,} a class")
         if probe.segments * probe.views > 1:
-            parts.append(f"scored on {probe.segments} segments x {probe.views} views")
+            step = f", {probe.frame_step} frames apart" if probe.frame_step else ""
+            parts.append(f"scored on {probe.segments} segments x {probe.views} views{step}")
     return parts
 
 

@@ -29,6 +29,23 @@ def read_record(kind: type[_Record], value: object, where: str) -> _Record:
     return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names if name in value})
 
 
+def to_record(value: Any) -> Any:
+    """What `read_record` reads, as `asdict` gives it; what was `ADDED_LATER` is left out where it has its default.
+
+    So what has no use for it stays as it was written before, to the byte.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        held = [(field, getattr(value, field.name)) for field in fields(value)]
+        return {
+            field.name: to_record(each)
+            for field, each in held
+            if "may_be_missing" not in field.metadata or each != field.default
+        }
+    if isinstance(value, dict):
+        return {key: to_record(each) for key, each in value.items()}
+    return [to_record(each) for each in value] if isinstance(value, (tuple, list)) else value
+
+
 def list_needed(kind: type) -> list[str]:
     """Names of the fields that a file must have."""
     return [field.name for field in fields(kind) if "may_be_missing" not in field.metadata]

@@ -122,6 +122,17 @@ class ModelSpec:
         """Equal frames that an image is shown as: a tubelet; of V-JEPA 2.1 one, for which it has patches."""
         return 1 if self.levels else self.clip.tubelet
 
+    def cut(self, layers: int) -> "ModelSpec":
+        """The first `layers` blocks alone. As many levels as there were are then spread evenly up to the last block."""
+        count = len(self.levels)
+        least = max(1, count)
+        if not least <= layers <= self.depth:
+            why = f": each of its {count} levels has a block of its own" if count else ""
+            raise SpecError(f"layers is {layers}; of {self.name} keep {least} to {self.depth}{why}")
+        if layers == self.depth:
+            return self
+        return replace(self, depth=layers, levels=tuple(layers * (level + 1) // count - 1 for level in range(count)))
+
     def make_clip(self, frames: int, height: int, width: int) -> ClipSpec:
         """A clip of this model's patches; one frame is V-JEPA 2.1's image, which is not doubled."""
         tubelet = 1 if frames == 1 and self.levels else self.clip.tubelet
