@@ -165,8 +165,8 @@ def test_anticipation_is_exported_from_its_file_and_answers(
     predictor = load_predictor("random", model=PREDICTOR, clip=replace(CLIP, frames=CLIP.frames + 10), seed=5)
     made = load_anticipation("random", encoder=encoder, predictor=predictor, classes=(3, 4, 6), seed=5)
     with torch.no_grad():
-        for part in ("verb", "noun", "action"):
-            made.get_submodule(f"{part}_classifier").weight *= 30  # logits that tell six predicted tokens of eighteen
+        for part in (made.verb_classifier, made.noun_classifier, made.action_classifier):
+            part.weight *= 30  # logits that tell six predicted tokens of eighteen
     states = {"encoder": encoder.state_dict(), "predictor": predictor.state_dict()}
     base = meta_file(tmp_path / "tiny.pt", states)
     probe = meta_file(tmp_path / "probe.pt", {"classifiers": probe_state(made)})
