@@ -1,6 +1,7 @@
 """What do 16 and 8 bits lose of every token, on random and on hard weights, with what a naive graph loses beside it?
 
-Writes FOLDER/precision.json and prints the tables that the README shows. The graphs are those that `vjepa2 export`
+Writes FOLDER/precision.json and prints the tables that the README shows. Exit status 1 if hard weights are not hard, or
+if a float32 or fp16 graph of export's is outside its gate. The graphs are those that `vjepa2 export`
 makes; naive is the float32 graph with every operator's result in 16 bits, the inside of LayerNorm too.
 """
 
@@ -40,6 +41,8 @@ from vjepa2.runtime.backends import Backend, open_backend
 from vjepa2.runtime.parity import GATES, Reference, check_parity, compare_outputs, find_faults, measure
 
 _NAIVE: dict[Precision, Naive] = {"fp16": "fp16", "bf16": "bf16"}
+_MUST_PASS = {("fp32", ONNXRUNTIME), ("fp16", PORTABLE)}
+_HARD_WORST, _HARD_BELOW = 0.9, 0.05  # of naive fp16: its worst token at most, the part of tokens below 0.999 at least
 _FASTER = 1.1  # an int8 graph that is not at least so much faster than float32 is not worth its losses
 
 Row = dict[str, Any]
@@ -160,24 +163,42 @@ def run_source(source: str, arguments: argparse.Namespace, tell: Callable[[str],
     return rows, timing | {"weights": source, "verdict": judge_int8(rows[-1], timing)}
 
 
+def find_failures(rows: list[Row]) -> list[str]:
+    """What is not as it must be: hard weights that naive fp16 does not lose, or a graph that does not pass."""
+    failures = []
+    for row in rows:
+        about = f"{row['weights']} {row['precision']} {row['graph']}"
+        if (row["precision"], row["graph"]) in _MUST_PASS and not row["passed"]:
+            failures.append(f"{about} is outside its gate: {'; '.join(row['faults'])}")
+        if (row["weights"], row["precision"], row["graph"]) == ("hard", "fp16", "naive"):
+            worst = np.nanmin([row["token_cosine"], row["quiet_cosine"] or 1.0])  # all tokens, quiet ones too
+            if worst > _HARD_WORST or row["below_0.999"] < _HARD_BELOW:
+                failures.append(
+                    f"{about} has a worst token of {worst:.4f} and {row['below_0.999']:.1%} below 0.999; hard is at "
+                    f"most {_HARD_WORST} and at least {_HARD_BELOW:.0%}"
+                )
+    return failures
+
+
 def print_tables(rows: list[Row], int8: list[Row]) -> None:
     """Markdown."""
-    print("| weights | precision | graph | embedding | median | p01 | worst | quiet: worst | gate |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| weights | precision | graph | embedding | median | p01 | worst | quiet: worst | below 0.999 | gate |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         cosines = " | ".join(
             f"{row[f'{name}']:.6f}" for name in ("embedding_cosine", "token_median", "token_p01", "token_cosine")
         )
         quiet = f"{row['quiet_tokens']}: {row['quiet_cosine']:.4f}" if row["quiet_tokens"] else "0"
+        below = f"{row['below_0.999']:.1%}" if "below_0.999" in row else ""
         gate = "passed" if row["passed"] else "failed"
-        print(f"| {row['weights']} | {row['precision']} | {row['graph']} | {cosines} | {quiet} | {gate} |")
+        print(f"| {row['weights']} | {row['precision']} | {row['graph']} | {cosines} | {quiet} | {below} | {gate} |")
     for row in int8:
         print(f"\n{row['weights']} weights, int8 in ONNX Runtime: {row['speed_ratio']:.2f} times fp32's speed.")
         print(f"Verdict: {row['verdict']}")
 
 
-def main() -> None:
-    """Measure, write, print."""
+def main() -> int:
+    """Measure, write, print; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="vitl")
@@ -206,7 +227,11 @@ def main() -> None:
         }
         (arguments.folder / "precision.json").write_text(json.dumps(report, indent=1) + "\n")
     print_tables(rows, int8)
+    failures = find_failures(rows)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return int(bool(failures))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

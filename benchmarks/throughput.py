@@ -1,7 +1,8 @@
 """How much of a backend's own rate is left when videos have to be decoded: `encode` beside ready clips, in turns?
 
 Both run in one process, on one backend, a clip a call, and take turns of a few videos each, so that a busy machine is
-busy for both. Decoding uses the same cores as computing: what it takes alone stands beside.
+busy for both. Decoding uses the same cores as computing: what it takes alone stands beside. Exit status 1 if less than
+`LEAST` is left by the clock, which means something on a calm machine alone: the load that was seen is printed.
 """
 
 import os
@@ -23,6 +24,7 @@ from vjepa2.runtime.backends.base import FramesArray
 from vjepa2.runtime.scenes import generate_scene
 
 TURNS = 8
+LEAST = 0.95  # of the backend's own rate
 FRAMES, HEIGHT, WIDTH, RATE = 48, 240, 320, 24
 
 
@@ -85,8 +87,9 @@ def run_each(engine: EmbeddingEngine, clips: list[FramesArray]) -> None:
         engine.backend.run(clip_THWC[None])
 
 
-def main(folder: str, videos: int) -> None:
-    """Print a Markdown table for the bundle in `folder` and so many videos, a multiple of 8."""
+def main(folder: str, videos: int) -> int:
+    """Print a Markdown table for the bundle in `folder` and so many videos, a multiple of 8; the exit status."""
+    before = os.getloadavg()[0]
     with TemporaryDirectory() as place, EmbeddingEngine.open(folder, warm_up=True) as engine:
         files = write_videos(Path(place), videos)
         engine.encode(files[:2])  # the decoder has started
@@ -103,13 +106,17 @@ def main(folder: str, videos: int) -> None:
             statistics.median(column) * TURNS / videos for column in zip(*(times[name] for times in turns), strict=True)
         )
         print(f"| {name} | {clock_s:.3f} | {cpu_s:.3f} |")
+    medians = []
     for number, what in enumerate(("on the clock", "on the processor")):
         ratios = [times["the backend on ready clips"][number] / times["`encode`"][number] for times in turns]
-        print(
-            f"\nRatio of rates {what}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})", end=""
-        )
-    print()
+        medians.append(statistics.median(ratios))
+        print(f"\nRatio of rates {what}: {medians[-1]:.3f} ({min(ratios):.3f} to {max(ratios):.3f})", end="")
+    print(f"\nLoad average of the minute before: {before:.1f}; of the last: {os.getloadavg()[0]:.1f}, with our own")
+    if medians[0] < LEAST:
+        print(f"{medians[0]:.3f} of the backend's rate is left on the clock; {LEAST} must be", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

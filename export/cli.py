@@ -21,6 +21,8 @@ from vjepa2.size_option import read_size
 from vjepa2.spec import Head
 
 from .describe import ExportRequest
+from .island_file import read_islands
+from .island_sets import ISLAND_SETS
 from .pipeline import ExportResult, export_bundle
 
 _FRAMES = 16
@@ -53,6 +55,10 @@ def _read_limits(_: click.Context, __: click.Parameter, values: tuple[str, ...])
         except ValueError as error:
             raise SpecError(f"accept is {value!r}; it must be a limit and a number, as token_worst=0.98") from error
     return limits
+
+
+def _read_islands(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for value in values for name in read_islands(value)))
 
 
 @click.command("export")
@@ -132,6 +138,14 @@ def _read_limits(_: click.Context, __: click.Parameter, values: tuple[str, ...])
     help="fp16, bf16: MatMuls in 16 bits; int8, fp8: linear layers in 8, attention in 16.",
 )
 @click.option(
+    "--islands",
+    multiple=True,
+    callback=_read_islands,
+    metavar="SET|FILE",
+    help=f"Of fp16 and bf16: leave more in float32, {', '.join(ISLAND_SETS)} of every block, or the islands in what "
+    "vjepa2 drift --json wrote; may be repeated.",
+)
+@click.option(
     "--calibration",
     type=click.Choice(get_args(CalibrationMethod)),
     default="percentile",
@@ -201,7 +215,8 @@ def _report(result: ExportResult, console: Console) -> None:
         console.print(f"{name}: {info.nodes} nodes; {_tell(manifest.parity[name])}; {info.simplified}", highlight=False)
     if manifest.source.warning:
         console.print(f"note: {manifest.source.warning}", style="yellow", highlight=False)
-    console.print(f"{result.bundle.path} is ready, in {manifest.precision}", highlight=False)
+    islands = f" with {len(manifest.islands)} more nodes in float32" if manifest.islands else ""
+    console.print(f"{result.bundle.path} is ready, in {manifest.precision}{islands}", highlight=False)
 
 
 def _tell(verdict: ParityVerdict) -> str:

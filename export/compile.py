@@ -26,12 +26,12 @@ from .compile_request import (
     check_disk,
     choose_profile,
     refuse_unfusable,
-    suggest_export,
 )
+from .suggest import suggest_export
 from .tensorrt_api import BuildRequest, BuiltPlan, build_plan
 from .tensorrt_features import Features, probe_features
 from .tensorrt_log import BuildLog
-from .tensorrt_notes import find_reports
+from .tensorrt_notes import depends_on_level, find_reports
 from .tensorrt_plan import PlanFacts, examine_plan
 from .timing_cache import read_timings, write_timings
 
@@ -49,7 +49,9 @@ class Attempt:
     bundle: str
     precision: Precision
     level: int
-    verdict: ParityVerdict | None  # None: nothing was built that could be measured
+    is_built: bool
+    is_final: bool  # no other level of the same graph would do better
+    verdict: ParityVerdict | None  # None: nothing ran that could be measured
     faults: tuple[str, ...]  # why it is not kept; none: it is
 
     def describe(self) -> str:
@@ -93,31 +95,32 @@ def compile_engine(request: CompileRequest, *, show: Show, tell: Tell) -> Compil
         )
     bench = _Bench(request=request, machine=machine, features=features, show=show, tell=tell)
     attempts: list[Attempt] = []
-    for bundle, level in ((bundle, level) for bundle in request.bundles for level in request.levels):
-        if any(failed.bundle == bundle.path.name and failed.verdict is None for failed in attempts):
-            continue  # what cannot be built cannot be built at a lower level
-        attempt, engine = _attempt(bench, bundle, level)
-        attempts.append(attempt)
-        tell(attempt.describe())
-        if engine is not None:
-            plan, manifest = engine
-            manifest = replace(manifest, tried=tuple(failed.describe() for failed in attempts[:-1]))
-            path = write_engine(bundle, manifest, plan)
-            return CompileResult(bundle=bundle, path=path, manifest=manifest, attempts=tuple(attempts))
+    for bundle in request.bundles:
+        for level in request.levels:
+            attempt, engine = _attempt(bench, bundle, level)
+            attempts.append(attempt)
+            tell(attempt.describe())
+            if engine is not None:
+                plan, manifest = engine
+                manifest = replace(manifest, tried=tuple(failed.describe() for failed in attempts[:-1]))
+                path = write_engine(bundle, manifest, plan)
+                return CompileResult(bundle=bundle, path=path, manifest=manifest, attempts=tuple(attempts))
+            if attempt.is_final:
+                break
     raise _give_up(request, attempts)
 
 
 def _give_up(request: CompileRequest, attempts: list[Attempt]) -> Vjepa2Error:
     lines = " | ".join(attempt.describe() for attempt in attempts)
-    if all(attempt.verdict is None for attempt in attempts):
+    if not any(attempt.is_built for attempt in attempts):
         return CompileError(f"no engine could be built: {lines}")
-    return ParityError(f"no engine passed its gate: {lines}; {suggest_export(request.bundles[-1])}")
+    return ParityError(f"no engine passed its gate: {lines}; {suggest_export(request)}")
 
 
 def _attempt(bench: _Bench, bundle: Bundle, level: int) -> tuple[Attempt, tuple[bytes, EngineManifest] | None]:
     """Build and measure; the plan and its manifest if it passed."""
     stated = bundle.manifest
-    verdict, engine = None, None
+    verdict, engine, is_built, is_final = None, None, False, False
     faults: tuple[str, ...] = ()
     try:
         refuse_unfusable(stated)
@@ -125,17 +128,29 @@ def _attempt(bench: _Bench, bundle: Bundle, level: int) -> tuple[Attempt, tuple[
         profile = choose_profile(stated, bench.request.max_batch)
         built, log = _build(bench, bundle, profile, level)
         facts = examine_plan(built.plan, log)
-        gate = GATES[stated.precision].accept(stated.parity[PORTABLE].accepted)
-        with TensorRtBackend(bundle, plan=built.plan) as backend:
-            verdict = check_parity(Reference.load(bundle), backend, gate)
-        faults = (*find_faults(verdict, gate), *find_unfused(stated, facts))
-    except (CompileError, BackendError) as error:
-        verdict, faults = None, (str(error),)
+        is_built = True
+        verdict, faults = _measure(bundle, built.plan, facts)
+    except CompileError as error:
+        faults, is_final = (str(error),), not depends_on_level(str(error))
+    except BackendError as error:  # of an engine that is there and does not run; with other kernels it may
+        faults, is_final = (str(error),), not is_built
     else:
         if not faults:
             engine = built.plan, _describe(bench, bundle, profile, level, built, facts, verdict)
-    name = bundle.path.name
-    return Attempt(bundle=name, precision=stated.precision, level=level, verdict=verdict, faults=faults), engine
+    attempt = Attempt(
+        bundle=bench.request.name_of(bundle), precision=stated.precision, level=level, is_built=is_built,
+        is_final=is_final, verdict=verdict, faults=faults,
+    )  # fmt: skip
+    return attempt, engine
+
+
+def _measure(bundle: Bundle, plan: bytes, facts: PlanFacts) -> tuple[ParityVerdict, tuple[str, ...]]:
+    """The verdict on a plan, on this GPU, and why it cannot be kept."""
+    stated = bundle.manifest
+    gate = GATES[stated.precision].accept(stated.parity[PORTABLE].accepted)
+    with TensorRtBackend(bundle, plan=plan) as backend:
+        verdict = check_parity(Reference.load(bundle), backend, gate)
+    return verdict, (*find_faults(verdict, gate), *find_unfused(stated, facts))
 
 
 def _build(bench: _Bench, bundle: Bundle, profile: dict[str, ShapeRange], level: int) -> tuple[BuiltPlan, BuildLog]:
@@ -149,7 +164,7 @@ def _build(bench: _Bench, bundle: Bundle, profile: dict[str, ShapeRange], level:
         workspace_bytes=bench.request.workspace_bytes,
         timing_cache=read_timings(bench.request.timings, bench.machine),
     )
-    about = f"{bundle.path.name}: {stated.precision}, level {level}, on {bench.machine.gpu}"
+    about = f"{bench.request.name_of(bundle)}: {stated.precision}, level {level}, on {bench.machine.gpu}"
     with bench.show(about) as watch:
         worker = Worker(lambda: build_plan(request, log, watch, bench.machine.sm))
         built = worker.join(watch.stop, can_stop=bench.features.has_monitor)

@@ -38,6 +38,11 @@ _INTERRUPTED = 130
 @click.option(
     "--timings", type=click.Path(path_type=Path), help="Folder of timings.  [default: ~/.cache/vjepa2-edge/…]"
 )
+@click.option(
+    "--if-possible",
+    is_flag=True,
+    help="Without TensorRT or without a GPU say so and build nothing, with exit status 0.",
+)
 @click.option("--json", "json_file", help="Write the result as JSON; - is standard output.")
 def compile_command(
     bundle: Path,
@@ -46,6 +51,7 @@ def compile_command(
     level: int,
     workspace: int | None,
     timings: Path | None,
+    if_possible: bool,
     json_file: str | None,
 ) -> None:
     """Build BUNDLE's TensorRT engine for this machine's GPU, and keep it if it passes its gate here."""
@@ -57,14 +63,18 @@ def compile_command(
         workspace_bytes=None if workspace is None else workspace * 2**20,
     )
     missing = [reason for reason in (_find_tensorrt(), _find_gpu()) if reason]
-    if missing:
-        raise CompileError(f"no engine for {bundle.name}: {'; '.join(missing)}")
-    builder = import_with_extra("vjepa2.export.compile", "tensorrt")
     console = Console(stderr=True)
 
     def tell(line: str) -> None:
         console.print(line, highlight=False, markup=False)
 
+    if missing:
+        reason = f"no engine for {bundle.name}: {'; '.join(missing)}"
+        if not if_possible:
+            raise CompileError(reason)
+        tell(f"skipped: {reason}")
+        return
+    builder = import_with_extra("vjepa2.export.compile", "tensorrt")
     try:
         result = builder.compile_engine(request, show=lambda what: show_build(console, what), tell=tell)
     except KeyboardInterrupt:

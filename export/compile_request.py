@@ -1,6 +1,5 @@
 """What is to be compiled, and what of it can be refused before minutes are spent?"""
 
-import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +7,13 @@ from pathlib import Path
 from vjepa2.bundle import PORTABLE, WEIGHTS, Bundle
 from vjepa2.engine_manifest import ShapeRange
 from vjepa2.errors import CompileError
-from vjepa2.manifest import Manifest, Precision
+from vjepa2.manifest import Manifest
 
 DEFAULT_LEVEL = 3  # of the builder's optimisation
 LONGEST_UNFUSED = 4096  # tokens; beyond, scores of N x N in memory are gigabytes a block
-_LOWER_LEVELS = (2, 1)  # tried after a gate that was not passed: fewer, plainer kernels
+_LOWER_LEVELS = (2, 1)  # tried next, with fewer, plainer kernels
 _PLAN_MARGIN = 1.1  # a plan holds the weights, and kernels
 _PLAN_BYTES = 64 * 2**20
-
-# what is left to try when a precision did not pass; None: nothing
-_NEXT: dict[Precision, Precision | None] = {
-    "fp8": "fp16", "int8": "fp16", "fp16": "bf16", "bf16": "fp32", "fp32": None
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +30,11 @@ class CompileRequest:
     def levels(self) -> tuple[int, ...]:
         """The level that was asked for, and the lower ones to try on the same graph."""
         return self.level, *(level for level in _LOWER_LEVELS if level < self.level)
+
+    def name_of(self, bundle: Bundle) -> str:
+        """What `bundle` is called in reports: its folder's name, or its path where another's folder has that name."""
+        name = bundle.path.name
+        return name if sum(each.path.name == name for each in self.bundles) == 1 else str(bundle.path)
 
 
 def choose_profile(manifest: Manifest, max_batch: int | None) -> dict[str, ShapeRange]:
@@ -80,30 +79,3 @@ def check_disk(bundle: Bundle) -> None:
             f"{bundle.path} has {free / 1e6:.0f} MB of disk left and an engine needs about {needed / 1e6:.0f} MB; "
             "free some space"
         )
-
-
-def suggest_export(bundle: Bundle) -> str:
-    """What to do when no precision that was tried passed: the command that exports the next one, if there is one."""
-    manifest = bundle.manifest
-    following = _NEXT[manifest.precision]
-    if following is None or (following == "fp32" and manifest.clip.tokens > LONGEST_UNFUSED):
-        return "no precision is left to try: this TensorRT computes it wrongly; take another version of it"
-    target = bundle.path.with_name(f"{bundle.path.name.removesuffix(f'-{manifest.precision}')}-{following}")
-    words = [*_describe_source(manifest), "--precision", following, "-o", str(target)]
-    return (
-        f"run: vjepa2 export {shlex.join(words)}; then: vjepa2 compile {shlex.quote(str(bundle.path))} "
-        f"--or {shlex.quote(str(target))}"
-    )
-
-
-def _describe_source(manifest: Manifest) -> list[str]:
-    """The words of the command that exported a bundle, as far as its manifest holds them."""
-    source, clip = manifest.source, manifest.clip
-    words = [source.name]
-    if source.name == "random" or source.key is not None:
-        words += ["--model", manifest.model.name]
-    options = {"--seed": source.seed, "--key": source.key, "--revision": source.revision, "--layers": source.layers}
-    for option, value in options.items():
-        words += [] if value is None else [option, str(value)]
-    words += ["--frames", str(clip.frames), "--size", f"{clip.height}x{clip.width}", "--batch", str(manifest.batch)]
-    return [*words, "--head", manifest.head, "--input", manifest.graph_input]

@@ -63,6 +63,7 @@ class ExportRequest:
     simplify: bool = True
     precision: Precision = "fp32"
     calibration: CalibrationMethod = "percentile"  # of 8 bits
+    islands: tuple[str, ...] = ()  # of 16 bits: sets of nodes, or nodes, to be float32 (see `island_sets`)
     accept: Mapping[str, float] = field(default_factory=dict)  # limits of the gate to put lower, by name
 
 

@@ -27,7 +27,11 @@ from .watch import WATCHERS
     help="Who computes BUNDLE; naive-fp16 is a float32 one with every result in 16 bits.  "
     "[default: evaluator; for fp32 onnxruntime]",
 )
-@click.option("--clip", type=click.IntRange(0), help="Of the reference's clips.  [default: the one that moves most]")
+@click.option(
+    "--clip",
+    type=click.IntRange(0),
+    help="Of the reference's clips.  [default: the first outside the gate, from the one that moves most on]",
+)
 @click.option(
     "--islands",
     type=click.Choice([*get_args(Grain), "none"]),

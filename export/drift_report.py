@@ -27,6 +27,10 @@ _EIGHT_BITS = ("int8", "fp8")
 _NOTHING_LEFT = "the outputs are within the gate"
 _NOT_ASKED = "not asked for"
 _MISTAKE = "with every 16-bit result in float32 it is outside the gate, too: a mistake, not a lack of precision"
+_WEIGHTS = (
+    "with every 16-bit result in float32 it is outside the gate, too: its weights are too coarse in 16 bits (export it "
+    "with --islands linears), or there is a mistake"
+)
 _NOT_SIXTEEN = "nothing here is in 16 bits: a mistake, not a lack of precision"
 _BY_BACKEND = "the evaluator alone searches for them; ask for it to see what the graph's own types cost"
 
@@ -89,13 +93,15 @@ def report_drift(
 ) -> DriftReport:
     """Hold `bundle`, run by one of `WATCHERS`, to `against` in float32, or to its own graph with all of it in float32.
 
-    `clip` is one of those in the reference's bundle, by default the one that moves most. With `islands` None none
+    `clip` is one of those in the reference's bundle, by default the one that moves most if its outputs are outside the
+    gate, else the first whose are. With `islands` None none
     are looked for. `ParityError` if the reference itself is not what PyTorch computed.
     """
     case = _make_case(bundle, against or bundle, backend, announce)
-    clip, count = case.truth.probe if clip is None else clip, len(case.truth.frames_BTHWC)
-    if not 0 <= clip < count:
+    count = len(case.truth.frames_BTHWC)
+    if clip is not None and not 0 <= clip < count:
         raise BundleError(f"there is no clip {clip}; {case.source.path} holds {count}, numbered from 0")
+    clip = _choose_clip(case) if clip is None else clip
     reference = _reference_side(case, clip)
     announce("look into both")
     candidate = open_side(bundle, case.watcher, case.frames(clip), case.extras(clip))
@@ -130,6 +136,21 @@ def _make_case(bundle: Bundle, source: Bundle, backend: str | None, announce: Ca
         bundle=bundle, source=source, truth=Reference.load(source), watcher=watcher,
         precision=naive or ours.precision, announce=announce,
     )  # fmt: skip
+
+
+def _choose_clip(case: _Case) -> int:
+    """The one that moves most, unless another one's outputs are outside the gate and its own are not."""
+    for number in _order(case, case.truth.probe):
+        case.announce(f"judge clip {number}")
+        side = open_side(case.bundle, case.watcher, case.frames(number), case.extras(number))
+        if case.faults(_run_whole(case, side, number), number, case.gate):
+            return number
+    return case.truth.probe
+
+
+def _order(case: _Case, first: int) -> list[int]:
+    """All clips, that one first."""
+    return [first, *(number for number in range(len(case.truth.frames_BTHWC)) if number != first)]
 
 
 def _reference_side(case: _Case, clip: int) -> Side:
@@ -170,7 +191,7 @@ def _find_islands(
     if case.watcher in WATCHED_GRAPHS:
         return None, _BY_BACKEND
     outputs = [value.name for value in candidate.graph.graph.output]
-    clips = [clip, *(number for number in range(len(case.truth.frames_BTHWC)) if number != clip)]
+    clips = _order(case, clip)
 
     def judge(names: Collection[str]) -> tuple[str, ...]:
         evaluation = Evaluation(candidate.graph, candidate.folder, naive, names)
@@ -183,7 +204,11 @@ def _find_islands(
 
     cheap_first = sorted(rounding, key=lambda node: node.op_type == "MatMul")
     found = find_islands({node.name: node.op_type for node in cheap_first}, judge, case.announce, grain=grain)
-    return found, "" if found else _MISTAKE
+    return found, "" if found else _MISTAKE if naive or not _has_coarse_weights(view) else _WEIGHTS
+
+
+def _has_coarse_weights(view: GraphView) -> bool:
+    return any(view.types[name] in ("float16", "bfloat16") for name in view.tensors)
 
 
 def _measure_cost(case: _Case, candidate: Side, clip: int, islands: Islands) -> IslandCost:

@@ -37,6 +37,7 @@ class GraphView:
 
     model: onnx.ModelProto
     folder: Path | None
+    islands: frozenset[str] = frozenset()  # nodes that were asked to be float32, whatever the precision
 
     @cached_property
     def nodes(self) -> list[NodeProto]:

@@ -64,13 +64,16 @@ def _inspect_bundle(bundle: Bundle, targets: tuple[TargetName, ...]) -> dict[str
     graphs = {}
     for name in bundle.manifest.graphs:
         fit = tuple(target for target in TARGETS_OF[name] if not targets or target in targets)
-        graphs[name] = _inspect(bundle.path / name, fit, bundle.manifest.precision)
+        graphs[name] = _inspect(bundle.path / name, fit, bundle.manifest.precision, bundle.manifest.islands)
     return graphs
 
 
-def _inspect(file: Path, targets: tuple[TargetName, ...], precision: Precision | None) -> GraphInspection:
+def _inspect(
+    file: Path, targets: tuple[TargetName, ...], precision: Precision | None, islands: tuple[str, ...] = ()
+) -> GraphInspection:
     return GraphInspection(
-        facts=describe_graph(load_graph(file), file.parent), reports=lint_file(file, targets, precision=precision)
+        facts=describe_graph(load_graph(file), file.parent),
+        reports=lint_file(file, targets, precision=precision, islands=islands),
     )
 
 

@@ -1,7 +1,7 @@
 """Would a target take this graph and run it well: rule by rule, with every node that breaks one?"""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +62,18 @@ class LintReport:
 
 
 def lint_graph(
-    graph: onnx.ModelProto, target: TargetName, *, precision: Precision | None = None, folder: Path | None = None
+    graph: onnx.ModelProto,
+    target: TargetName,
+    *,
+    precision: Precision | None = None,
+    folder: Path | None = None,
+    islands: Collection[str] = (),
 ) -> LintReport:
-    """Hold `graph`, whose weights lie in `folder`, to every rule of `target`.
+    """Hold `graph`, whose weights lie in `folder`, to every rule of `target`; the nodes of `islands` are float32.
 
     It passes if no rule is broken and the target has the precision; `LintError` if ONNX cannot read the graph at all.
     """
-    view, facts = GraphView(graph, folder), FACTS[target]
+    view, facts = GraphView(graph, folder, frozenset(islands)), FACTS[target]
     faults = tuple(
         Fault(rule=rule.__name__, node=node, reason=reason)
         for rule in RULES
@@ -86,11 +91,17 @@ def lint_graph(
 
 
 def lint_file(
-    file: Path, targets: Sequence[TargetName], *, precision: Precision | None = None
+    file: Path,
+    targets: Sequence[TargetName],
+    *,
+    precision: Precision | None = None,
+    islands: Collection[str] = (),
 ) -> tuple[LintReport, ...]:
     """Hold the graph in `file`, whose weights lie beside it, to the rules of each of `targets`."""
     graph = load_graph(file)
-    return tuple(lint_graph(graph, target, precision=precision, folder=file.parent) for target in targets)
+    return tuple(
+        lint_graph(graph, target, precision=precision, folder=file.parent, islands=islands) for target in targets
+    )
 
 
 def load_graph(file: Path) -> onnx.ModelProto:

@@ -56,7 +56,7 @@ def matmuls_are_as_asked(view: GraphView, target: Target, precision: Precision |
         if precision in _STORED and _operands(view, node) != {None}:
             continue  # judged below by its 8-bit operands, whatever the type that DequantizeLinear gives them
         kinds = {view.types.get(name, "unknown") for name in node.input[:2]} - taken
-        if kinds and not _reads(node, STAYS_FLOAT32):
+        if kinds and not _reads(node, STAYS_FLOAT32) and node.name not in view.islands:
             wrong.setdefault(sorted(kinds)[0], []).append(node.name)
     for kind, names in wrong.items():
         yield names[0], f"{precision} was asked for, and {len(names)} MatMuls are {kind}, this the first of them"
@@ -70,6 +70,14 @@ def layer_norms_are_float32(view: GraphView, target: Target, precision: Precisio
         kind = view.types.get(node.input[0])
         if kind != "float32":
             yield node.name, f"it computes in {kind}; cast to float32 before it and back behind it"
+
+
+def islands_are_float32(view: GraphView, target: Target, precision: Precision | None) -> Found:
+    """Every node that was asked to be an island computes in float32."""
+    for node in (node for node in view.nodes if node.name in view.islands):
+        kinds = {view.types.get(name, "unknown") for name in (*node.input, *node.output) if name}
+        if kinds & {"float16", "bfloat16"}:
+            yield node.name, f"it is an island and computes in {', '.join(sorted(kinds))}; it must be float32"
 
 
 def linears_are_quantized(view: GraphView, target: Target, precision: Precision | None) -> Found:
@@ -112,4 +120,10 @@ def _stored_type(view: GraphView, name: str) -> str | None:
     return view.types.get(node.input[0]) if node is not None and node.op_type == "DequantizeLinear" else None
 
 
-RULES = (matmuls_are_as_asked, layer_norms_are_float32, linears_are_quantized, attention_is_not_quantized)
+RULES = (
+    matmuls_are_as_asked,
+    layer_norms_are_float32,
+    islands_are_float32,
+    linears_are_quantized,
+    attention_is_not_quantized,
+)

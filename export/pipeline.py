@@ -12,6 +12,7 @@ import onnx
 import torch
 
 from vjepa2.bundle import REFERENCE, WEIGHTS, Bundle
+from vjepa2.errors import ExportError
 from vjepa2.extras import import_with_extra
 from vjepa2.headed import Headed, count_frames
 from vjepa2.manifest import GraphInfo, Manifest, ParityVerdict, Precision, TensorInfo
@@ -30,9 +31,11 @@ from .targets import TARGETS_OF
 from .trace import trace_model
 from .variants import make_variants
 from .weights_file import write_tensors
+from .words import spell_request
 
 __all__ = ["ExportResult", "Stages", "compute_reference", "export_bundle", "gather_clips"]
 
+_SIXTEEN_BITS = ("fp16", "bf16")
 _EIGHT_BITS: dict[Precision, Eight] = {"int8": "int8", "fp8": "fp8"}
 
 
@@ -72,6 +75,10 @@ def export_bundle(
     """
     stages = Stages(announce)
     GATES[request.precision].accept(request.accept)  # what cannot be accepted is refused before an hour of work
+    if request.islands and request.precision not in _SIXTEEN_BITS:
+        raise ExportError(
+            f"islands are float32 in a graph of {' or '.join(_SIXTEEN_BITS)}; leave them out of {request.precision}"
+        )
     with Bundle.create(path) as draft:
         provisional, variants, reference = _write_weights(request, draft.path, stages)
         gc.collect()  # the exporter's cycles would keep the weights beside those of ONNX Runtime
@@ -79,7 +86,7 @@ def export_bundle(
         graphs = {
             name: _write_graph(bundle, name, graph, request, reference, stages) for name, graph in variants.items()
         }
-        provisional = replace(provisional, graphs=_lint_graphs(draft.path, graphs, request.precision, stages))
+        provisional = replace(provisional, graphs=_lint_graphs(draft.path, graphs, provisional, stages))
         verdicts = _prove_graphs(Bundle(draft.path, provisional), request, reference, stages)
         with stages.stage("hash and sync"):
             manifest = draft.seal(replace(provisional, parity=verdicts))
@@ -108,13 +115,16 @@ def _write_weights(
         eight = None
         if request.precision in _EIGHT_BITS:
             eight = EightBits(_EIGHT_BITS[request.precision], choose_layers(ranges, traced.tensors))
-        variants = make_variants(traced, request.precision, eight, is_dynamic=request.batch == "dynamic")
+        variants = make_variants(
+            traced, request.precision, eight, is_dynamic=request.batch == "dynamic", islands=request.islands
+        )
     with stages.stage("write weights"):
         write_tensors(folder / WEIGHTS, variants.tensors)
     count = len(reference.frames_BTHWC)
     manifest = describe_export(
         model, labels, source, request, extras, shapes, traced.parameters, variants.tensors, count
     )
+    manifest = replace(manifest, islands=variants.islands, words=spell_request(request, model, source))
     return manifest, variants.graphs, reference
 
 
@@ -151,14 +161,12 @@ def _write_graph(
     return GraphInfo(nodes=len(done.graph.graph.node), simplified=done.verdict)
 
 
-def _lint_graphs(
-    folder: Path, graphs: dict[str, GraphInfo], precision: Precision, stages: Stages
-) -> dict[str, GraphInfo]:
+def _lint_graphs(folder: Path, graphs: dict[str, GraphInfo], stated: Manifest, stages: Stages) -> dict[str, GraphInfo]:
     """Hold each graph, as it lies in the file, to the rules of every target that it is for."""
     linted = {}
     for name, info in graphs.items():
         with stages.stage(f"lint {name}"):
-            reports = lint_file(folder / name, TARGETS_OF[name], precision=precision)
+            reports = lint_file(folder / name, TARGETS_OF[name], precision=stated.precision, islands=stated.islands)
             demand_clean(name, reports)
         refused: dict[str, str] = {report.target: report.refused for report in reports if report.refused is not None}
         linted[name] = replace(info, targets=tuple(each.target for each in reports if each.passed), refused=refused)

@@ -2,11 +2,11 @@
 
 A strongly typed TensorRT computes what the graph says and nothing else, so the graph says it: a weight's type is that
 of its tensor, and a Cast stands wherever a value changes type. A result is float32 if a rule below says so, 16-bit if
-it is a MatMul's or a Softmax's; any other, as of what moves numbers or adds a bias, has its readers' type where they
-agree, else its operands'.
+it is a MatMul's or a Softmax's that is no island; any other, as of what moves numbers or adds a bias, has
+its readers' type where they agree, else its operands'.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -17,6 +17,7 @@ from vjepa2.errors import ExportError
 from vjepa2.manifest import Precision
 
 from .casts import TORCH, CastWriter, Width
+from .island_sets import choose_islands
 from .value_facts import ValueFacts
 
 # attention beside 8-bit layers is fp16: every GPU with a fused kernel has that one
@@ -43,12 +44,16 @@ class TypedGraph:
 
     graph: onnx.ModelProto
     dtypes: dict[str, torch.dtype]
+    islands: tuple[str, ...] = ()  # nodes that are float32 because they were asked to be
 
 
 def type_graph(
-    lowered: onnx.ModelProto, precision: Precision, eight_bit_weights: frozenset[str] = frozenset()
+    lowered: onnx.ModelProto,
+    precision: Precision,
+    eight_bit_weights: frozenset[str] = frozenset(),
+    islands: Sequence[str] = (),
 ) -> TypedGraph:
-    """`lowered` with the types of `precision`.
+    """`lowered` with the types of `precision`; of a 16-bit one the nodes that `islands` names are float32, too.
 
     MatMuls that read one of `eight_bit_weights` are float32, for Q and DQ to stand around them; then the tensors in the
     file keep their type too, since another graph may read them as they are.
@@ -58,20 +63,22 @@ def type_graph(
     if precision == "fp32":
         return TypedGraph(graph, {})
     facts = ValueFacts(graph.graph, eight_bit_weights)
-    widths = _choose_widths(facts)
+    wide = choose_islands(islands, (node.name for node in graph.graph.node if node.output[0] in facts.floats))
+    widths = _choose_widths(facts, frozenset(wide))
     half = _HALF[precision]
     writer = CastWriter(facts, widths, half)
     nodes = list(writer.rewrite())
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
     dtypes = {name: TORCH[half] for name in writer.halved}
-    return TypedGraph(graph, dtypes)
+    return TypedGraph(graph, dtypes, wide)
 
 
-def _choose_widths(facts: ValueFacts) -> dict[str, Width]:
+def _choose_widths(facts: ValueFacts, islands: frozenset[str]) -> dict[str, Width]:
     """The width of every node that gives floats, by its name."""
     nodes = [node for node in facts.graph.node if node.output[0] in facts.floats]
     widths: dict[str, Width] = {node.name: width for node in nodes if (width := _anchor(node, facts))}
+    widths |= dict.fromkeys(islands, "fp32")
     for node in nodes:
         if node.op_type == "Erf":
             widths |= dict.fromkeys(_gelu_of(node, facts), "fp32")

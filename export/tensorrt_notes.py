@@ -7,6 +7,8 @@ from vjepa2.engine_manifest import Machine
 
 LEAST_TENSORRT = (8, 6)
 
+_NO_KERNEL = r"Could not find any implementation for node"  # among those that the builder tries at its level
+
 # what a message holds (a regular expression) -> what to do about it
 ADVICE: dict[str, str] = {
     r"No importer registered for op: LayerNormalization": (
@@ -21,9 +23,7 @@ ADVICE: dict[str, str] = {
     r"(?i)out of memory|OutOfMemory|insufficient memory|Cuda Runtime \(an illegal memory": (
         "free GPU memory, set --workspace lower, or export fewer frames or a 16-bit precision (vjepa2 plan tells)"
     ),
-    r"Could not find any implementation for node": (
-        "no kernel fits the workspace: set --workspace higher, or try another --level"
-    ),
+    _NO_KERNEL: "no kernel fits at this level: lower ones are tried next; set --workspace higher, or --level",
     r"CUDA initialization failure with error: \d+|CUDA driver version is insufficient": (
         "the driver is older than the CUDA of this TensorRT, or no GPU is free; update the driver"
     ),
@@ -42,6 +42,11 @@ ADVICE: dict[str, str] = {
 def advise(text: str) -> str | None:
     """What to do about a log or an error of TensorRT; None if nothing in it is known."""
     return next((advice for pattern, advice in ADVICE.items() if re.search(pattern, text)), None)
+
+
+def depends_on_level(text: str) -> bool:
+    """Whether a build that failed so may go well at another level of the builder."""
+    return re.search(_NO_KERNEL, text) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,12 @@ class KnownFault:
 
 _TENSORRT = "https://github.com/NVIDIA/TensorRT/issues/"
 KNOWN_FAULTS = (
+    KnownFault(
+        first=(8, 6),
+        last=(8, 6),
+        symptom="a ViT in fp16 wrong where types are hints, right where the graph's hold; 8.6 has hints alone",
+        link="https://github.com/NVIDIA/TensorRT-LLM/issues/3223",
+    ),
     KnownFault(first=(10, 0), last=(10, 4), symptom="transformers wrong, right again in 10.5", link=f"{_TENSORRT}4419"),
     KnownFault(first=(10, 3), last=(10, 3), symptom="a ViT in fp16 wrong, right in 8.6", link=f"{_TENSORRT}4723"),
     KnownFault(first=(10, 4), last=(10, 4), symptom="a ViT wrong even in fp32", link=f"{_TENSORRT}4742"),
@@ -86,6 +97,12 @@ KNOWN_FAULTS = (
         first=(8, 6), last=(10, 16), sms=(120,), symptom="fused attention wrong in 16 bit", link=f"{_TENSORRT}4837"
     ),
     KnownFault(first=(11, 2), last=(11, 2), symptom="attention on a transposed input wrong", link=f"{_TENSORRT}4826"),
+    KnownFault(
+        first=(11, 2),
+        last=(11, 2),
+        symptom="what is fused from the input to the output garbage or NaN",
+        link="https://github.com/rerun-io/examples-monorepo/pull/87",
+    ),
 )
 
 

@@ -1,6 +1,6 @@
 """Which graphs does a bundle of one precision hold, and what lies in the file of weights that they share?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -35,21 +35,26 @@ class Variants:
 
     graphs: dict[str, onnx.ModelProto]
     tensors: dict[str, Tensor]
+    islands: tuple[str, ...]  # nodes that are float32 because they were asked to be
 
 
-def make_variants(traced: Trace, precision: Precision, eight: EightBits | None, *, is_dynamic: bool) -> Variants:
+def make_variants(
+    traced: Trace, precision: Precision, eight: EightBits | None, *, is_dynamic: bool, islands: Sequence[str] = ()
+) -> Variants:
     """Every graph of `precision`, its weights named but not held; `eight` says what 8-bit layers are given."""
     graphs: dict[str, onnx.ModelProto] = {}
     dtypes: dict[str, torch.dtype] = {}
+    wide: tuple[str, ...] = ()
     for name, base in VARIANTS[precision].items():
         graph = lower_graph(traced.graph, name)
         if is_dynamic:
             make_batch_dynamic(graph)
-        typed = type_graph(graph, base, eight.weights if eight else frozenset())
+        typed = type_graph(graph, base, eight.weights if eight else frozenset(), islands)
         if eight:
             quantize_graph(typed.graph, eight)
         graphs[name] = typed.graph
         dtypes |= typed.dtypes
+        wide = typed.islands
     tensors = {
         name: halve_tensor(name, tensor, dtypes[name]) if name in dtypes else tensor
         for name, tensor in traced.tensors.items()
@@ -58,7 +63,7 @@ def make_variants(traced: Trace, precision: Precision, eight: EightBits | None, 
         tensors = quantize_weights(tensors, eight)
     for graph in graphs.values():
         _set_places(graph, tensors)
-    return Variants(graphs, tensors)
+    return Variants(graphs, tensors, wide)
 
 
 def _set_places(graph: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> None:

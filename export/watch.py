@@ -19,6 +19,7 @@ from vjepa2.runtime.backends.base import FloatArray, FramesArray, InputArray, no
 
 from .evaluate import Evaluation, Naive
 from .prove import EVALUATOR, read_graph
+from .rounding import find_free
 
 # backends that run a graph as it is; an engine has no inner values, and PyTorch runs no graph
 WATCHED_GRAPHS = {
@@ -57,10 +58,14 @@ def evaluate_side(
     naive: Naive | None = None,
     islands: Collection[str] | None = None,
 ) -> Side:
-    """A graph by the evaluator."""
+    """A graph by the evaluator.
+
+    What loses nothing of its own is found in the graph as it is: a Cast that is only looked at rounds for no one.
+    """
+    wide = None if islands is None else find_free(graph.graph).union(islands)
 
     def compute(values: Sequence[str]) -> Values:
-        results = Evaluation(watch_graph(graph, values), folder, naive, islands).run(inputs, values)
+        results = Evaluation(watch_graph(graph, values), folder, naive, wide).run(inputs, values)
         return {name: array[:1] for name, array in results.items()}  # of a graph that takes more, they are all the same
 
     return Side(name, graph, folder, compute)

@@ -1,5 +1,8 @@
 """How a bundle runs: backends, embeddings, parity, latency. No torch needed."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from .backends import Backend, Outputs, open_backend
 from .batching import QueueOptions
 from .classify import Classification
@@ -8,9 +11,20 @@ from .decoder import VideoDecoder
 from .embedding import EmbeddingEngine
 from .encoded import EncodedClips, EncodedVideo
 from .encoding import EncodeOptions
-from .latency import BenchOptions, LatencyReport, measure_latency, plan_rows
 from .metrics import EngineMetrics
-from .parity import Reference, check_parity, check_stored
+
+if TYPE_CHECKING:  # what measures and proves, which an app does not wait for: it is imported where it is first named
+    from .latency import BenchOptions, LatencyReport, measure_latency, plan_rows
+    from .parity import Reference, check_parity, check_stored
+else:
+    _LATER = dict.fromkeys(("BenchOptions", "LatencyReport", "measure_latency", "plan_rows"), "latency")
+    _LATER |= dict.fromkeys(("Reference", "check_parity", "check_stored"), "parity")
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+
 
 __all__ = [
     "Backend",

@@ -3,6 +3,7 @@
 Axes: B clips.
 """
 
+import atexit
 import math
 import threading
 from collections.abc import Callable
@@ -114,7 +115,11 @@ class BatchQueue:
         return self.meter.read(*self._line.count())
 
     def close(self) -> None:
-        """End what waits with a `BackendError`; what is being computed comes to its end. Safe to call twice."""
+        """End what waits with a `BackendError`; what is being computed comes to its end. Safe to call twice.
+
+        Python does so where an app ends without it: the threads of a library, left in a call, would abort.
+        """
+        atexit.unregister(self.close)
         self._line.close()
         with self._starting:
             thread = self._thread
@@ -126,6 +131,7 @@ class BatchQueue:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="vjepa2-backend", daemon=True)
                 self._thread.start()
+                atexit.register(self.close)
 
     def _serve(self) -> None:
         while batch := self._line.take(self._max_batch):

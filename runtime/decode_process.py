@@ -43,6 +43,8 @@ run_worker(int(sys.argv[2]), int(sys.argv[3]))
 _START_S = 60.0
 _LAST_WORDS_S = 5.0  # from closing its channel to its end
 # a worker's own threads are as many as its limits say; BLAS and malloc would each make more, and reserve for them
+# Of the app's environment a worker gets where libraries lie, and none of its secrets.
+_LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 
@@ -215,7 +217,7 @@ class DecodeProcess:
 
 
 def _start(channel: int, lifeline: int) -> subprocess.Popen[bytes]:
-    """An interpreter that sees our modules and nothing else of ours: no environment of Python's, no terminal."""
+    """An interpreter that gets our modules and nothing else of ours: no environment, descriptors or terminal."""
     paths = json.dumps([path or os.getcwd() for path in sys.path])  # noqa: PTH109
     return subprocess.Popen(
         [sys.executable, "-I", "-c", _SCRIPT, paths, str(channel), str(lifeline)],
@@ -223,7 +225,7 @@ def _start(channel: int, lifeline: int) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         pass_fds=(channel, lifeline),
-        env=os.environ | _QUIET,
+        env={name: os.environ[name] for name in _LIBRARIES if name in os.environ} | _QUIET,
         start_new_session=True,
         bufsize=0,
     )

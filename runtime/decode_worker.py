@@ -1,7 +1,7 @@
 """The process that decodes: one video or live source after another, until its parent is gone or kills it.
 
 It is started by `runtime.decode_process` and takes jobs from a socket: a video's descriptor, and shared memory to lay
-clips or frames into. What a video can do to it, it can do to nothing else.
+clips or frames into. A video that ends it ends nothing else; there is no filter of its system calls.
 """
 
 import ctypes

@@ -127,6 +127,11 @@ def read_evidence(file: Path) -> Evidence:
     return read_record(Evidence, record, file.name)
 
 
+def read_drift(file: Path) -> DriftRecord:
+    """Read what `vjepa2 drift --json` wrote, strictly; `BundleError` for anything else."""
+    return _read(DriftRecord, file)
+
+
 def _parse(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _MOST_BYTES:

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,6 +32,14 @@ class FuzzReport:
     peak_mb: float  # resident, of the largest worker
     slowest_s: float
     seconds: float
+
+    def find_faults(self) -> list[str]:
+        """What is not as it must be; a worker may die of a video, but of none of these does one."""
+        faults = [f"silent: {text}" for text in self.silent] + [f"{text} is left" for text in self.left]
+        faults += [f"{count} workers were lost: {why}" for why, count in self.workers_lost.items()]
+        if not self.peak_mb <= LIMITS.memory_bytes / 1e6:
+            faults.append(f"a worker held {self.peak_mb:.0f} MB; its limit is {LIMITS.memory_bytes / 1e6:.0f}")
+        return faults
 
 
 def fuzz(count: int, *, seed: int = 0) -> FuzzReport:
@@ -79,16 +88,18 @@ def is_silent(mutant: Mutant, report: VideoReport, clips: int) -> bool:
 def look_around() -> set[str]:
     """Descriptors, children and shared memory of this process: what must be the same before and after."""
     descriptors = {f"descriptor {link}" for link in _links(Path("/proc/self/fd"))}
-    children = {f"process {child}" for task in Path("/proc/self/task").iterdir() for child in _children(task)}
+    children = {f"process {child}" for child in find_children()}
     shared = {f"shared {line}" for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:" in line}
     return descriptors | children | shared
 
 
-def _children(task: Path) -> list[str]:
-    try:
-        return (task / "children").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):  # a thread that has ended since it was listed
-        return []
+def find_children() -> set[int]:
+    """Processes that this one, by any of its threads, has started and that are there."""
+    found = set[int]()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since it was listed
+            found |= {int(child) for child in (task / "children").read_text().split()}
+    return found
 
 
 def _links(folder: Path) -> list[str]:
@@ -103,5 +114,6 @@ def _links(folder: Path) -> list[str]:
 
 if __name__ == "__main__":
     result = fuzz(int(sys.argv[1]), seed=int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-    print(json.dumps(asdict(result), indent=1))
-    sys.exit(1 if result.silent or result.left else 0)
+    faults = result.find_faults()
+    print(json.dumps(asdict(result) | {"faults": faults}, indent=1))
+    sys.exit(1 if faults else 0)

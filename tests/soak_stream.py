@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fuzz_video import look_around
+from tests.fuzz_video import find_children, look_around
 from tests.slopes import Slope, fit_slope
 from tests.videos import write
 from vjepa2.runtime import EmbeddingEngine
@@ -33,7 +33,10 @@ PLAYING = Playing(sampling="fps:8", loop=True, stall_s=3.0)
 STRIDE = "0.125s"
 SAMPLE_S, BIN_S = 2.0, 20.0
 WARM_UP = 0.25  # of the whole: until what is remembered, of which there is a fixed amount, and malloc's heap are full
-DISTURBED = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12)  # when, of the whole: killed and frozen in turns; then one worker lives
+SETTLED = 0.05  # of the whole: as much of each worker's life, which begins with an empty heap
+# When, of the whole: killed and frozen in turns. The early ones fill what is remembered of reconnecting; the late ones
+# show what each leaves behind, and between them a worker lives long enough to show what it keeps itself.
+DISTURBED = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.4, 0.55, 0.7)
 NOTHING_MB, VISIBLE_MB = 1.0, 20.0  # an hour; a leak of a kilobyte a window would be more than 20
 _EXPORT = """
 import sys
@@ -59,15 +62,17 @@ class Samples:
         self.times_s.append(now_s)
         self.parent_mb.append(resident_mb(os.getpid()))
         self.descriptors.append(len(os.listdir("/proc/self/fd")))  # noqa: PTH208
-        for worker in find_workers():
+        for worker in find_children():
             self.worker_times_s.append(now_s)
             self.worker_mb.append(resident_mb(worker))
             self.workers.append(worker)
 
     def fit(self, seconds: float) -> tuple[Slope, Slope]:
         """Of parent and worker, without the time in which memory fills; each worker has a level of its own."""
-        parents = zip(self.times_s, self.parent_mb, [0] * len(self.times_s), strict=True)
-        workers = zip(self.worker_times_s, self.worker_mb, self.workers, strict=True)
+        parents = list(zip(self.times_s, self.parent_mb, [0] * len(self.times_s), strict=True))
+        born_s = dict(zip(reversed(self.workers), reversed(self.worker_times_s), strict=True))
+        rows = zip(self.worker_times_s, self.worker_mb, self.workers, strict=True)
+        workers = [row for row in rows if row[0] > born_s[row[2]] + SETTLED * seconds]
         late = ([row for row in rows if row[0] > WARM_UP * seconds] for rows in (parents, workers))
         parent, worker = (fit_slope(*zip(*rows, strict=True), bin_s=BIN_S) for rows in late)
         return parent, worker
@@ -158,7 +163,7 @@ def follow(stream: EmbeddingStream, seconds: float) -> tuple[Samples, dict[signa
             next_s = now_s + SAMPLE_S
         if pending and now_s >= pending[0]:
             kind = (signal.SIGKILL, signal.SIGSTOP)[len(pending) % 2]
-            for worker in find_workers():
+            for worker in find_children():
                 os.kill(worker, kind)
                 done[kind] += 1
             pending.pop(0)
@@ -173,12 +178,6 @@ def write_rates(file: Path) -> Path:
         now_s += 4.0 if rate_hz != 60 else 4.0 + JUMP_S
     scene = generate_scene(len(times_s), 96, 128, seed=1)
     return write(file, scene, "mpeg4", times_s=times_s, options={"g": "30"})
-
-
-def find_workers() -> list[int]:
-    """Processes that this one started."""
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def resident_mb(process: int) -> float:

@@ -1,11 +1,17 @@
 """One contract, every backend: what is not promised here is not promised."""
 
+import hashlib
 import logging
+import shutil
+import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError, MissingDependencyError, UnknownNameError
@@ -45,9 +51,12 @@ Opener = Callable[..., Backend]
 def open_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
     """A function that opens a folder in a backend, or skips the test and says what this machine lacks."""
     opened: list[Backend] = []
+    engines = tmp_path_factory.mktemp("engines")
 
     def open_it(folder: Path, name: str) -> Backend:
         bundle = Bundle.open(folder)
+        if name == "tensorrt" and choice.find_missing(name) is None:
+            bundle = with_engine(folder, engines)
         missing = choice.find_missing(name, bundle=bundle)
         if missing:
             pytest.skip(missing)
@@ -59,6 +68,41 @@ def open_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
         yield open_it
     for backend in opened:
         backend.close()
+
+
+def with_engine(folder: Path, place: Path) -> Bundle:
+    """A copy of a bundle, once for all tests, with the engine that is compiled for this machine's GPU."""
+    copy = place / hashlib.sha256(str(folder).encode()).hexdigest()
+    if not copy.exists():
+        compiling = import_module("vjepa2.export.compile")  # imports tensorrt
+        request = import_module("vjepa2.export.compile_request").CompileRequest
+        watching = import_module("vjepa2.export.build_watch")
+        bundle = Bundle.open(shutil.copytree(folder, copy))
+        most = 4 if bundle.manifest.batch == "dynamic" else None
+        asked = request(bundles=(bundle,), timings=place / "timings", max_batch=most)
+        console = Console(quiet=True)
+        compiling.compile_engine(asked, show=lambda what: watching.show_build(console, what), tell=print)
+    return Bundle.open(copy)
+
+
+def test_the_engine_that_the_suite_needs_is_compiled_once(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with a GPU and TensorRT, so that the suite is skipped for want of these alone."""
+    compiled: list[Path] = []
+
+    class Compiling:
+        @staticmethod
+        def compile_engine(request: Any, **_: object) -> object:
+            compiled.extend(bundle.path for bundle in request.bundles)
+            return request
+
+    monkeypatch.setitem(sys.modules, "vjepa2.export.compile", Compiling)
+    for _ in range(2):
+        bundle = with_engine(exported, tmp_path)
+    assert compiled == [bundle.path]
+    assert bundle.path != exported
+    assert bundle.manifest == Bundle.open(exported).manifest
 
 
 def find_folder(name: str, request: pytest.FixtureRequest) -> Path:

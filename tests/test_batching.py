@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -210,6 +212,37 @@ def test_closing_ends_whatever_waits_and_lets_a_call_come_to_its_end(open_queue:
     assert backend.calls == [[1]]
     assert queue.read_metrics().closed == 4
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("vjepa2-")]
+
+
+_UNCLOSED = """
+import sys, time
+import numpy as np
+from vjepa2.bundle import Bundle
+from vjepa2.runtime.backends.base import Backend
+from vjepa2.runtime.batching import BatchQueue
+
+class Slow(Backend):
+    name = "slow"
+    def _compute(self, frames, extras, outputs):
+        print("begun", flush=True)
+        time.sleep(0.5)
+        print("computed", flush=True)
+        return {"embedding": np.zeros((len(frames), 1), np.float32)}
+    def _release(self):
+        pass
+
+backend = Slow(Bundle.open(sys.argv[1]))
+queue = BatchQueue(backend)
+frames = np.zeros((1, *backend.bundle.manifest.frames_shape), np.uint8)
+futures = [queue.submit(frames, "embedding", owner="one") for _ in range(3)]
+time.sleep(0.2)
+"""
+
+
+def test_an_app_that_ends_without_closing_waits_for_what_is_being_computed(smallest: Path) -> None:
+    command = [sys.executable, "-c", _UNCLOSED, str(smallest)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["begun", "computed"], "")
 
 
 def test_a_failed_call_fails_its_requests_and_no_others(open_queue: Opener) -> None:

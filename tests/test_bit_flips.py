@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import openvino
 import pytest
 import torch
 
@@ -43,6 +44,7 @@ def reached(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(owner, name, refuse)
 
     block(onnxruntime, "InferenceSession")
+    block(openvino.Core, "read_model")
     block(rig.module, "Runtime")
     block(torch, "from_numpy")
     block(np, "load")
@@ -55,6 +57,7 @@ def openers(rig: Rig) -> dict[str, Opener]:
     return {
         "onnxruntime": lambda: EmbeddingEngine.open(path, "onnxruntime"),
         "onnxruntime-portable": lambda: EmbeddingEngine.open(path, "onnxruntime-portable"),
+        "openvino": lambda: EmbeddingEngine.open(path, "openvino"),
         "pytorch": lambda: EmbeddingEngine.open(path, "pytorch"),
         "tensorrt": lambda: EmbeddingEngine.open(path, "tensorrt"),
         "auto": lambda: EmbeddingEngine.open(path),
@@ -74,7 +77,7 @@ def test_a_whole_bundle_reaches_every_library(rig: Rig, reached: list[str]) -> N
     for open_it in openers(rig).values():
         with pytest.raises(Exception, match="was reached"):
             open_it()
-    assert reached == ["InferenceSession", "InferenceSession", "from_numpy", "Runtime", "Runtime"]
+    assert reached == ["InferenceSession", "InferenceSession", "read_model", "from_numpy", "Runtime", "Runtime"]
 
 
 def test_of_1000_flipped_bits_every_one_is_refused_before_a_library_is_called(rig: Rig, reached: list[str]) -> None:

@@ -36,6 +36,18 @@ def test_every_phase_has_a_row_that_grows_and_goes() -> None:
     assert "0:00:0" in text_of(console)  # elapsed
 
 
+def test_a_phase_says_how_long_it_will_take() -> None:
+    now_s = [0.0]
+    console = Console(file=io.StringIO(), force_terminal=True, width=200, get_time=lambda: now_s[0])
+    with show_build(console, "vitl: fp16, level 3") as watch:
+        watch.start("Building", None, 10)
+        for step in range(2):
+            now_s[0] += 10
+            watch.step("Building", step)
+        watch._progress.refresh()
+    assert "0:01:20" in text_of(console), "eight steps of ten seconds are left"
+
+
 def test_where_no_phase_is_told_there_is_the_time() -> None:
     console = a_terminal()
     with show_build(console, "vitl: fp16, level 3"):

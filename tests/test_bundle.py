@@ -109,7 +109,7 @@ def test_a_bundle_that_was_changed_is_not_opened(
         (lambda record: record.update(classes=7), r"is not what export wrote"),
         (lambda record: record.update(self_sha256="0" * 64), r"is not what export wrote"),
         (lambda record: record.pop("self_sha256"), r"lacks self_sha256"),
-        (lambda record: record.update(schema=2), r"has schema 2; this version reads 3: export again"),
+        (lambda record: record.update(schema=2), r"has schema 2; this version reads 4: export again"),
         (lambda record: record["outputs"][0].update(shape=3), r"manifest.outputs\[0\].shape is 3"),
         (lambda record: record["preprocessing"].update(mean=[0.5]), r"mean has 1 items; it must have 3"),
     ],

@@ -28,7 +28,7 @@ from vjepa2.cli import main
 from vjepa2.engine_folder import ENGINES, open_engine
 from vjepa2.engine_manifest import Machine, Version
 from vjepa2.errors import CompileError
-from vjepa2.export.compile_request import CompileRequest, choose_profile, refuse_unfusable, suggest_export
+from vjepa2.export.compile_request import CompileRequest, choose_profile, refuse_unfusable
 from vjepa2.export.pipeline import export_bundle
 from vjepa2.export.timing_cache import read_timings, write_timings
 from vjepa2.manifest import FileInfo, Manifest, decode_manifest, encode_manifest
@@ -226,6 +226,57 @@ def test_what_cannot_be_built_is_not_tried_at_lower_levels(
     assert engines_of(other)
 
 
+def test_bundles_of_one_folder_name_are_told_apart_and_all_tried(
+    make_rig: Callable[..., Rig], bundle_copy: Path, tmp_path: Path
+) -> None:
+    rig = make_rig()
+    twin = Path(shutil.copytree(bundle_copy, tmp_path / "twin" / bundle_copy.name))
+    rig.script.plans = [None, b"plan"]
+    status, out, err = rig.run(bundle_copy, "--or", twin, "--json", "-")
+    assert status == 0, err
+    assert (engines_of(bundle_copy), len(engines_of(twin))) == ([], 1)
+    assert [attempt["bundle"] for attempt in json.loads(out)["attempts"]] == [str(bundle_copy), str(twin)]
+
+
+def test_where_no_kernel_fits_lower_levels_are_tried(make_rig: Callable[..., Rig], bundle_copy: Path) -> None:
+    rig = make_rig()
+    rig.script.plans = [None, None, b"plan"]
+    rig.script.messages = [("ERROR", "10: Could not find any implementation for node {ForeignNode}")]
+    status, out, err = rig.run(bundle_copy, "--json", "-")
+    assert status == 0, err
+    assert rig.levels() == [3, 2, 1]
+    assert "no kernel fits at this level: lower ones are tried next" in err
+    assert [(each["is_built"], each["is_final"]) for each in json.loads(out)["attempts"]] == [
+        (False, False), (False, False), (True, False)
+    ]  # fmt: skip
+    rig.script.plans = [None]
+    assert rig.run(bundle_copy)[0] == 2
+
+
+def test_an_engine_that_does_not_run_is_built_and_others_may(make_rig: Callable[..., Rig], bundle_copy: Path) -> None:
+    rig, built = make_rig(), []
+
+    def fail_after_building() -> None:
+        built.append(True)
+        rig.library.fail = {"cuMemAlloc_v2": 2} if len(built) < 3 else {}
+
+    rig.script.phases, rig.script.during_build = [("Building", None, 1)], fail_after_building
+    status, out, err = rig.run(bundle_copy, "--json", "-")
+    assert status == 0, err
+    assert rig.levels() == [3, 2, 1]
+    first = json.loads(out)["attempts"][0]
+    assert (first["is_built"], first["verdict"]) == (True, None)
+    assert "CUDA_ERROR_OUT_OF_MEMORY" in first["faults"][0]
+    shutil.rmtree(bundle_copy / ENGINES)
+    built[:] = []
+    rig.script.during_build = lambda: rig.library.fail.update({"cuMemAlloc_v2": 2})
+    status, _, err = rig.run(bundle_copy)
+    assert status == 1, "it was built, and did not pass"
+    assert "vjepa2: no engine passed its gate: bundle (fp32, level 3): " in err
+    assert not engines_of(bundle_copy)
+    assert rig.library.live() == 0
+
+
 def test_nothing_built_is_exit_2_and_nothing_is_left(make_rig: Callable[..., Rig], bundle_copy: Path) -> None:
     rig = make_rig()
     rig.script.plans = [None]
@@ -253,7 +304,16 @@ def test_no_option_leaves_the_gate_out(make_rig: Callable[..., Rig]) -> None:
     status, out, _ = make_rig().run("--help")
     assert status == 0
     options = {word.rstrip(",") for word in out.split() if word.startswith("--")}
-    assert options == {"--or", "--max-batch", "--level", "--workspace", "--timings", "--json", "--help"}
+    assert options == {
+        "--or",
+        "--max-batch",
+        "--level",
+        "--workspace",
+        "--timings",
+        "--if-possible",
+        "--json",
+        "--help",
+    }
 
 
 def test_attention_of_a_long_clip_must_be_fused_in_every_block(
@@ -355,6 +415,56 @@ def test_no_gpu_is_told(make_rig: Callable[..., Rig], bundle_copy: Path) -> None
     assert (status, err.count("\n")) == (2, 1)
     assert "no engine for bundle: there is no CUDA GPU" in err
     assert not rig.script.calls
+
+
+@pytest.mark.parametrize("lacks", ["tensorrt", "gpu"])
+def test_what_is_asked_for_if_possible_is_skipped_only_where_something_is_missing(
+    lacks: str, make_rig: Callable[..., Rig], bundle_copy: Path
+) -> None:
+    rig = make_rig()
+    rig.script.plans = [None]
+    assert rig.run(bundle_copy, "--if-possible")[0] == 2, "a build that fails is a failure"
+    if lacks == "gpu":
+        rig.library.fail["cuInit"] = 100
+    else:
+        sys.modules.pop("tensorrt")
+    status, out, err = rig.run(bundle_copy, "--if-possible")
+    assert (status, out) == (0, "")
+    assert err.startswith("skipped: no engine for bundle: ")
+    (bundle_copy / PORTABLE).write_bytes(b"")
+    assert rig.run(bundle_copy, "--if-possible")[0] == 2, "nor is a damaged bundle a reason to skip it"
+
+
+# as vjepa2: what each verb is asked to end with, and the engine that compile would make
+_VERBS = """#!/bin/sh
+echo "$@" >> {log}
+case $1 in compile) {made} exit {compiled};; embed) exit {embedded};; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("precision", "compiled", "embedded", "engine", "is_green"),
+    [
+        ("fp32", 0, 0, True, True),
+        ("fp32", 0, 2, True, False),
+        ("fp32", 2, 0, False, False),
+        ("fp32", 1, 0, False, False),
+        ("fp16", 0, 2, False, True),  # nothing here computes in fp16: told, and no failure
+        ("fp16", 0, 2, True, False),  # an engine would
+        ("fp16", 0, 1, False, False),
+    ],
+)
+def test_make_export_takes_no_failure_for_something_that_is_missing(
+    precision: str, compiled: int, embedded: int, engine: bool, is_green: bool, tmp_path: Path
+) -> None:
+    verbs, out = tmp_path / "vjepa2", tmp_path / "out"
+    made = f"mkdir -p {out}/engines;" if engine else ""
+    verbs.write_text(_VERBS.format(log=tmp_path / "log", made=made, compiled=compiled, embedded=embedded))
+    verbs.chmod(0o700)
+    words = ["make", "--assume-old", ".venv/installed", "export", f"VJEPA2={verbs}", f"OUT={out}"]
+    done = subprocess.run([*words, f"PRECISION={precision}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == is_green, done.stderr
+    assert f"compile {out} --if-possible" in (tmp_path / "log").read_text()
 
 
 def test_a_tensorrt_that_cannot_be_loaded_is_told(
@@ -486,17 +596,6 @@ def test_timings_of_another_owner_or_place_are_refused(tmp_path: Path, monkeypat
         read_timings(folder, HERE)
     with pytest.raises(CompileError, match="belongs to user"):
         write_timings(folder, HERE, b"x")
-
-
-def test_a_command_that_exports_the_next_precision_is_named(exported: Path) -> None:
-    bundle = Bundle.open(exported)
-    sixteen = Bundle(Path("/a/b-fp16"), replace(bundle.manifest, precision="fp16"))
-    assert suggest_export(sixteen) == (
-        "run: vjepa2 export random --model tiny --seed 0 --frames 4 --size 64x96 --batch 1 --head embedding "
-        "--input frames --precision bf16 -o /a/b-bf16; then: vjepa2 compile /a/b-fp16 --or /a/b-bf16"
-    )
-    long = Bundle(Path("/a/b-bf16"), long_clip(bundle.manifest, precision="bf16"))
-    assert "no precision is left to try" in suggest_export(long)
 
 
 def test_levels_go_down_from_the_one_asked_for(exported: Path, tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.fuzz_video import fuzz, look_around
-from tests.mutated_videos import mutate, write_bases
+from tests.fuzz_video import FuzzReport, find_children, fuzz, is_silent, look_around
+from tests.mutated_videos import FRAMES, Mutant, mutate, write_bases
 from tests.soak_stream import resident_mb
 from tests.videos import FramesArray, write
 from vjepa2.errors import MissingDependencyError, VideoError
@@ -53,14 +54,8 @@ def video(scene: FramesArray, tmp_path: Path) -> Path:
     return write(tmp_path / "a.mp4", scene, "mpeg4", options={"g": "4"})
 
 
-def children() -> set[int]:
-    return {
-        int(child) for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()
-    }
-
-
 def only_worker(before: set[int]) -> int:
-    (worker,) = children() - before
+    (worker,) = find_children() - before
     return worker
 
 
@@ -69,7 +64,38 @@ def test_sixty_mutants_are_each_one_of_three_things_and_none_is_silent() -> None
     report = fuzz(60, seed=7)
     assert sum(report.statuses.values()) == 60
     assert set(report.statuses) == {"ok", "partial", "rejected"}
-    assert (report.silent, report.left) == ([], [])
+    assert report.find_faults() == []
+
+
+def test_a_short_read_that_is_called_ok_is_silent() -> None:
+    whole, made = Mutant("0-cut", "mp4", b""), Mutant("0-list", "", b"")
+    assert not is_silent(whole, VideoReport(status="ok", frames=FRAMES), 1)
+    assert not is_silent(whole, VideoReport(status="ok", frames=FRAMES - 2, hidden=2), 1)
+    assert not is_silent(whole, VideoReport(status="partial", frames=FRAMES - 1), 1)
+    assert not is_silent(made, VideoReport(status="ok", frames=3), 1), "nobody knows how many it was made with"
+    assert is_silent(whole, VideoReport(status="ok", frames=FRAMES - 1), 1)
+    assert is_silent(whole, VideoReport(status="ok", frames=None), 1)
+    assert is_silent(made, VideoReport(status="ok", frames=3), 0), "ok, and no clip"
+
+
+@pytest.mark.parametrize(
+    ("facts", "fault"),
+    [
+        ({"silent": ["0-cut"]}, "silent: 0-cut"),
+        ({"left": ["process 5"]}, "process 5 is left"),
+        ({"workers_lost": {"its decoder was killed by SIGSEGV": 2}}, "2 workers were lost: its decoder was killed by"),
+        ({"peak_mb": 1074.0}, "a worker held 1074 MB; its limit is 1074"),
+        ({"peak_mb": float("nan")}, "a worker held nan MB"),
+    ],
+)
+def test_each_fault_of_a_series_is_told(facts: dict[str, Any], fault: str) -> None:
+    good = FuzzReport(
+        videos=1, seed=0, statuses={"ok": 1}, kinds={}, silent=[], left=[], workers_lost={}, peak_mb=70.0,
+        slowest_s=1.0, seconds=1.0,
+    )  # fmt: skip
+    assert good.find_faults() == []
+    (found,) = replace(good, **facts).find_faults()
+    assert found.startswith(fault)
 
 
 def test_the_same_seed_gives_the_same_mutants(tmp_path: Path) -> None:
@@ -104,7 +130,7 @@ def test_a_worker_keeps_no_frame_of_the_videos_before(decoder: VideoDecoder, tmp
     resident = []  # goes up and down by 100 MB with what the codec's threads hold; what is kept raises the least
     for _ in range(20):
         assert decoder.read(file, REQUEST)[1].status == "ok"
-        (worker,) = children()
+        (worker,) = find_children()
         resident.append(resident_mb(worker))
     assert min(resident[10:]) - min(resident[:3]) < 40, "each frame has 3.1 MB, 40 of them came before the last ten"
 
@@ -130,7 +156,7 @@ def test_a_worker_that_uses_too_much_cpu_is_ended(scene: FramesArray, tmp_path: 
 
 @pytest.mark.parametrize("deadly", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
 def test_a_worker_that_dies_takes_one_video_with_it(deadly: signal.Signals, decoder: VideoDecoder, video: Path) -> None:
-    before = children()
+    before = find_children()
     reading = iter(opened := decoder.open(video, replace(REQUEST, sampling="window:1")))
     next(reading)
     os.kill(only_worker(before), deadly)
@@ -142,7 +168,7 @@ def test_a_worker_that_dies_takes_one_video_with_it(deadly: signal.Signals, deco
 
 
 def test_one_worker_serves_many_videos(decoder: VideoDecoder, video: Path) -> None:
-    before = children()
+    before = find_children()
     assert str(decoder.read(video, REQUEST)[1]) == "ok"
     worker = only_worker(before)
     for _ in range(5):
@@ -152,10 +178,10 @@ def test_one_worker_serves_many_videos(decoder: VideoDecoder, video: Path) -> No
 
 
 def test_a_worker_that_has_grown_is_replaced(video: Path) -> None:
-    before = children()
+    before = find_children()
     with VideoDecoder(DecodeLimits(memory_bytes=400 << 20)) as decoder:  # it needs more than half of that to start
         assert str(decoder.read(video, REQUEST)[1]) == "ok"
-        assert children() == before
+        assert find_children() == before
 
 
 def test_many_threads_share_the_workers(video: Path, decoder: VideoDecoder) -> None:
@@ -238,7 +264,7 @@ def test_a_worker_dies_with_its_parent_and_outlives_the_thread_that_started_it(v
 
 
 def test_a_worker_that_is_late_is_ended_and_replaced(video: Path) -> None:
-    before = children()
+    before = find_children()
     with VideoDecoder(DecodeLimits(deadline_s=1)) as decoder:
         reading = iter(opened := decoder.open(video, replace(REQUEST, sampling="window:1")))
         next(reading)
@@ -246,7 +272,7 @@ def test_a_worker_that_is_late_is_ended_and_replaced(video: Path) -> None:
         list(reading)
         assert str(opened.report) == "rejected (its decoder took longer than 1 s and was ended)"
         assert str(decoder.read(video, REQUEST)[1]) == "ok"
-    assert children() == before
+    assert find_children() == before
 
 
 def test_a_missing_library_is_named(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,8 +348,22 @@ def test_shared_memory_cannot_be_shrunk_beneath_the_parent() -> None:
         worker.close()
 
 
+def test_a_worker_gets_nothing_of_the_apps_environment_but_where_libraries_lie(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/libraries")
+    before = find_children()
+    with VideoDecoder() as decoder:
+        assert decoder.read(video, REQUEST)[1].status == "ok"
+        lines = Path(f"/proc/{only_worker(before)}/environ").read_text().rstrip("\0").split("\0")
+    names = {line.partition("=")[0] for line in lines}
+    assert names == {"LD_LIBRARY_PATH", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MALLOC_ARENA_MAX"}
+
+
 def test_a_worker_has_the_limits_that_it_was_told(decoder: VideoDecoder, video: Path) -> None:
-    before = children()
+    before = find_children()
     assert str(decoder.read(video, REQUEST)[1]) == "ok"
     limits = Path(f"/proc/{only_worker(before)}/limits").read_text()
     for name, value in (

@@ -66,6 +66,10 @@ def test_an_earlier_engine_is_replaced_and_another_machines_stays(bundle_copy: P
         ({"sm": 90}, "compute capability is 90 here, 87 in the engine"),
         ({"gpu": "NVIDIA H200"}, "GPU is NVIDIA H200 here, NVIDIA Orin (nvgpu) in the engine"),
         ({"arch": "x86_64"}, "architecture is x86_64 here, aarch64 in the engine"),
+        (
+            {"cuda_driver": Version.of_cuda(11040)},
+            "CUDA of the driver is 11.4 here, 12.2 in the engine, and must not be older",
+        ),
         ({"os": "qnx"}, "operating system is qnx here, linux in the engine"),
     ],
 )

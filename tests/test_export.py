@@ -21,11 +21,18 @@ from vjepa2.checkpoints import Request
 from vjepa2.errors import ExportError, ParityError, VideoError
 from vjepa2.export import pipeline
 from vjepa2.export.describe import ExportRequest
+from vjepa2.export.lint import demand_clean, lint_file
+from vjepa2.export.load_model import load_model
 from vjepa2.export.lower import lower_graph
 from vjepa2.export.pipeline import export_bundle
+from vjepa2.export.quantize import EightBits, choose_layers
+from vjepa2.export.targets import TARGETS_OF
 from vjepa2.export.trace import trace_model
+from vjepa2.export.variants import make_variants
+from vjepa2.export.weights_file import write_tensors
 from vjepa2.folding import fold_patches, unfold_patches
 from vjepa2.headed import PlainEncoder
+from vjepa2.manifest import Precision
 from vjepa2.publish import sha256_of
 from vjepa2.registry import find_release
 from vjepa2.runtime import Reference, check_parity, open_backend
@@ -259,6 +266,32 @@ def test_lowering_leaves_the_traced_graph_alone() -> None:
     for name in GRAPHS:
         lower_graph(traced, name)
     assert traced.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.slow
+def test_vitl_graphs_of_every_precision_are_fit_for_their_targets(tmp_path: Path) -> None:
+    """As export writes them but for onnxsim; nothing is computed, so ranges of activations are made up."""
+    request = ExportRequest(weights=Request(source="random", model="vitl", frames=16))
+    model, _, _ = load_model(request)
+    traced = trace_model(model, ("tokens", "embedding"))
+    names = [name.removesuffix(".weight") for name, tensor in traced.tensors.items() if tensor.ndim == 2]
+    eight = EightBits("int8", choose_layers(dict.fromkeys(names, 8.0), traced.tensors))
+    passed: dict[tuple[str, str], int] = {}
+    precisions: tuple[Precision, ...] = ("fp16", "bf16", "int8")
+    for precision in precisions:
+        variants = make_variants(traced, precision, eight if precision == "int8" else None, is_dynamic=False)
+        write_tensors(tmp_path / WEIGHTS, variants.tensors)
+        for name, graph in variants.graphs.items():
+            (tmp_path / name).write_bytes(graph.SerializeToString())
+            reports = lint_file(tmp_path / name, TARGETS_OF[name], precision=precision)
+            demand_clean(f"{precision} {name}", reports)
+            passed[precision, name] = sum(report.passed for report in reports)
+            refused = {report.target for report in reports if report.refused}
+            assert refused == ({"tensorrt-8.6", "onnxruntime"} if precision == "bf16" else set())
+        (tmp_path / WEIGHTS).unlink()
+    assert passed == {
+        ("fp16", PORTABLE): 7, ("bf16", PORTABLE): 5, ("int8", PORTABLE): 7, ("int8", ONNXRUNTIME): 1
+    }  # fmt: skip
 
 
 @pytest.mark.slow

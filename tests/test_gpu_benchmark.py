@@ -5,6 +5,7 @@ The interpreters are scripts that answer as the real ones would; only they know 
 
 import importlib
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,8 +25,12 @@ from benchmarks.gpu.turns import compare, percentile, summarise, warm_up
 from tests.conftest import TINY_CLIP, tiny_spec
 from tests.test_trt import Rig, make_rig
 from vjepa2.bundle import Bundle
+from vjepa2.export.cli import export_command
 from vjepa2.export.memory import plan_memory
+from vjepa2.manifest import Precision
 from vjepa2.runtime import Reference
+from vjepa2.runtime.figures import Figures
+from vjepa2.runtime.gates import GATES
 
 GPU = "NVIDIA Fake"
 MODULES = {"torch": "2.11.0+cu130", "numpy": "2.4", "onnx": "1.23", "onnxscript": "0.7", "safetensors": "0.6"}
@@ -46,7 +51,7 @@ elif words[1] == "vjepa2":
     if {verb_status} == 0 and words[2] == "export":
         shutil.copytree({bundle!r}, words[words.index("-o") + 1])
     record = {{"manifest": {{"builder_level": 3, "fused_attention": 2, "device_memory_bytes": 10**6,
-              "plan": {{"bytes": 2 * 10**6}}}}, "words": words}}
+              "plan": {{"bytes": 2 * 10**6}}, "verdict": {{"accepted": {accepted}}}}}, "words": words}}
     if {verb_status} == 0:
         open(words[-1], "w").write(json.dumps(record))
     sys.exit({verb_status})
@@ -72,7 +77,9 @@ else:
 def make_interpreter(tmp_path: Path, exported: Path) -> Callable[..., str]:
     """A function that writes an interpreter of a role; what it has may be changed."""
 
-    def make(role: str, *, verb_status: int = 0, dies: str = "", vague: str = "", **changes: Any) -> str:
+    def make(
+        role: str, *, verb_status: int = 0, dies: str = "", vague: str = "", accepted: Any = (), **changes: Any
+    ) -> str:
         found = {"python": "3.10.13", "gpu": GPU, "no_gpu": None} | HAS[role] | changes
         file = tmp_path / role.lower()
         file.write_text(
@@ -84,6 +91,7 @@ def make_interpreter(tmp_path: Path, exported: Path) -> Callable[..., str]:
                 root=str(interpreters.ROOT),
                 dies=dies,
                 vague=vague,
+                accepted=dict(accepted),
             )
         )
         file.chmod(0o700)
@@ -141,6 +149,48 @@ def test_without_onnxsim_export_is_told_to_leave_it_out(make_interpreter: Callab
     assert "--no-simplify" in words["without"]
     assert "--no-simplify" not in words["with"]
     assert words["with"][words["with"].index("--precision") + 1] == "fp16"
+
+
+def figures(embedding: float, median: float, p01: float, worst: float) -> Figures:
+    return Figures(
+        embedding_cosine=embedding, token_cosine=worst, worst_token=0, token_p01=p01, token_median=median,
+        counted_tokens=2048, quiet_tokens=0, quiet_cosine=None, agreement=None, relative_max=0.0,
+        relative_frobenius=0.0, finite=True,
+    )  # fmt: skip
+
+
+# of portable.onnx with ViT-L's random weights, as in the README
+VITL = {
+    "fp16": figures(embedding=0.999999, median=0.999975, p01=0.999954, worst=0.999925),
+    "bf16": figures(embedding=0.999944, median=0.998440, p01=0.997209, worst=0.995587),
+}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_export_lets_pass_what_vitl_is_measured_to_lose_and_no_more(
+    precision: Precision, make_interpreter: Callable[..., str], tmp_path: Path
+) -> None:
+    """The words are read as the command reads them."""
+    path = make_interpreter("PYTHON")
+    python = Interpreter(role="PYTHON", path=path, python="3.12", versions={}, gpu=GPU, has_bf16=False)
+    step = export_case(Case(name="vitl", precision=precision), python, tmp_path, reuse=False)
+    assert step.record is not None
+    words = step.record["words"]
+    given = export_command.make_context("export", words[words.index("export") + 1 :]).params
+    gate = GATES[precision].accept(given["accept"])
+    lost = VITL[precision]
+    assert not lost.faults(gate)
+    assert bool(lost.faults(GATES[precision])) == (precision == "bf16"), "nothing is accepted for nothing"
+    assert set(given["accept"]) == ({"token_median", "token_p01"} if precision == "bf16" else set())
+
+
+def test_what_was_accepted_stands_beside_the_engine(
+    make_interpreter: Callable[..., str], places: Places, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"token_median": 0.998, "token_p01": 0.996}
+    words = arguments(make_interpreter("PYTHON"), make_interpreter("TENSORRT_PYTHON", accepted=limits))
+    main(words, places)
+    assert "in its gate with token_median=0.998, token_p01=0.996 accepted; fused" in capsys.readouterr().out
 
 
 def test_a_whole_bundle_is_taken_again_only_if_asked(make_interpreter: Callable[..., str], tmp_path: Path) -> None:
@@ -235,6 +285,24 @@ def test_a_variant_without_finite_figures_is_a_failure(make_interpreter: Callabl
     facts, found = compare_workers([command], rounds=1, calls=1)
     assert (facts, found.variants) == ({}, {})
     assert found.failures["torch"].startswith("it gives numbers that are not finite: {'token_cosine': nan")
+
+
+def test_neither_av_nor_onnxsim_is_needed(tmp_path: Path) -> None:
+    """Export and all that compares, with both blocked as where they are not installed."""
+    words = ["export", "random", "--model", "vitl", "--layers", "1", "--frames", "2", "--size", "32", "--seed", "0"]
+    words += ["--precision", "bf16", "--no-simplify", "-o", str(tmp_path / "bundle")]
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys(["av", "onnxsim", "onnxruntime", "openvino", "transformers"]))
+import benchmarks.gpu.__main__, benchmarks.gpu.torch_worker, vjepa2.export.compile_cli
+from vjepa2.cli import main
+main({words})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=interpreters.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert Bundle.open(tmp_path / "bundle").manifest.precision == "bf16"
 
 
 # ---- turns

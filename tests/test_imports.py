@@ -76,6 +76,9 @@ MAY_IMPORT = {
     "export/compile.py": set(),
     "export/compile_cli.py": {"click", "rich"},
     "export/compile_request.py": set(),
+    "export/suggest.py": set(),
+    "export/island_sets.py": set(),
+    "export/island_file.py": set(),
     "export/build_watch.py": {"rich"},
     "export/timing_cache.py": set(),
     "export/tensorrt_notes.py": set(),
@@ -168,6 +171,7 @@ MAY_IMPORT = {
     "runtime/backends/pytorch.py": {"numpy", "torch"},
     "runtime/backends/held_tensors.py": {"torch"},
     "runtime/backends/torch_rates.py": {"torch"},
+    "runtime/backends/torch_watch.py": {"torch"},
     "runtime/backends/ort_binding.py": {"numpy", "onnxruntime"},
     "runtime/backends/peers.py": {"torch", "transformers"},
     "runtime/backends/peers_export.py": {"torch"},
@@ -189,7 +193,7 @@ MAY_IMPORT = {
 PROVES = {
     "export/pipeline.py", "export/compile.py", "export/prove.py", "export/watch.py", "export/drift.py",
     "export/drift_figures.py", "export/drift_plot.py", "export/drift_report.py", "export/island_cost.py",
-    "export/reference.py", "export/canaries.py",
+    "export/reference.py", "export/canaries.py", "export/suggest.py", "export/island_file.py",
 }  # fmt: skip
 # what in runtime builds the model itself
 REBUILDS = {"runtime/backends/pytorch.py", "runtime/backends/peers.py", "runtime/backends/peers_export.py"}
@@ -309,6 +313,22 @@ def run_blocked(blocked: set[str], statement: str) -> subprocess.CompletedProces
 def test_imports_on_a_bare_device(statement: str, needs: set[str]) -> None:
     done = run_blocked(HEAVY - needs, statement)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_app_imports_what_it_needs_and_nothing_that_measures_or_proves() -> None:
+    listed = (
+        "import sys, vjepa2.runtime as r; print(*sorted(sys.modules)); assert all(getattr(r, n) for n in r.__all__)"
+    )
+    done = run_blocked(set(), listed)
+    assert done.returncode == 0, done.stderr
+    modules = set(done.stdout.split())
+    ours = {name.removeprefix("vjepa2.runtime.") for name in modules if name.startswith("vjepa2.runtime.")}
+    assert {"embedding", "decoder", "backends.choice"} <= ours
+    later = ("bench", "corpus", "evidence", "latency", "machine_state", "parity", "reference", "report")
+    assert {name for name in ours if name.startswith(later)} == set()
+    assert {name.partition(".")[0] for name in modules} & (HEAVY | {"vjepa2.export"}) == {"numpy"}
+    done = run_blocked(set(), "import vjepa2.runtime; vjepa2.runtime.measure")
+    assert "AttributeError: module 'vjepa2.runtime' has no attribute 'measure'" in done.stderr
 
 
 def test_blocking_a_library_is_felt() -> None:

@@ -241,6 +241,7 @@ BROKEN: dict[Spoil, tuple[TargetName, Any, str, str]] = {
     store_twice: (TENSORRT_10, None, "tables_are_stored_once", "the same bytes as blocks.0.attn.qkv.weight"),
 }  # fmt: skip
 ELSEWHERE = {"linears_are_quantized", "attention_is_not_quantized"}  # rules broken below, by a small graph
+ISLANDS = {"islands_are_float32"}  # broken in tests/test_island_sets.py, of a graph that has some
 
 
 @pytest.mark.parametrize("spoil", BROKEN, ids=lambda spoil: spoil.__name__)
@@ -258,7 +259,7 @@ def test_each_mistake_breaks_one_rule_that_names_the_node_and_why(spoil: Spoil, 
 
 def test_every_rule_is_broken_by_some_graph() -> None:
     names = [rule.__name__ for rule in RULES]
-    assert set(names) == {rule for _, _, rule, _ in BROKEN.values()} | ELSEWHERE
+    assert set(names) == {rule for _, _, rule, _ in BROKEN.values()} | ELSEWHERE | ISLANDS
     assert max(Counter(names).values()) == 1
 
 

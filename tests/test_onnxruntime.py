@@ -4,6 +4,8 @@ import ctypes
 import json
 import os
 import stat
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,33 @@ def test_calls_leave_nothing_in_memory_with_several_threads_either(exported: Pat
         assert (used_bytes() - before) / calls < 80  # it was 190
 
 
+_AT_EXIT = """
+import atexit, sys
+import numpy as np
+from vjepa2.bundle import Bundle
+from vjepa2.errors import BackendError
+from vjepa2.runtime import open_backend
+
+backend = open_backend(Bundle.open(sys.argv[1]), "onnxruntime", threads=2)
+frames = np.zeros((1, *backend.bundle.manifest.frames_shape), np.uint8)
+backend.run(frames)
+
+@atexit.register
+def run_late():
+    try:
+        backend.run(frames)
+    except BackendError as error:
+        print(error)
+"""
+
+
+def test_a_call_while_python_ends_is_an_error_that_says_so(exported: Path) -> None:
+    command = [sys.executable, "-c", _AT_EXIT, str(exported)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.startswith("onnxruntime takes no clip while Python ends")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_both_distributions_installed_is_an_error(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Installed:
         def __init__(self, name: str) -> None:
@@ -176,6 +205,33 @@ def test_nodes_that_fell_to_the_cpu_give_no_result_unless_allowed(exported: Path
     with open_backend(bundle, "onnxruntime-cuda", allow=allowed) as backend:
         assert gpu.entries != "1"
         assert backend.run(FRAMES).embeddings_BD is not None
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-cuda"])
+def test_what_was_refused_once_is_refused_again_in_the_same_words(
+    name: str, exported: Path, gpu: type[OnTheCpu], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise BackendError("it ran elsewhere")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "profiles"))
+    (tmp_path / "profiles").mkdir()
+    with open_backend(Bundle.open(exported), name) as backend:
+        monkeypatch.setattr(onnxrt, "check_placement", refuse)
+        for _ in range(3):
+            with pytest.raises(BackendError, match=r"^it ran elsewhere$"):
+                backend.run(FRAMES)
+        with pytest.raises(BackendError, match=r"^it ran elsewhere$"):
+            backend.hold(FRAMES).compute()
+        assert not list((tmp_path / "profiles").iterdir())
+
+
+def test_a_profile_that_cannot_be_read_lets_nothing_pass(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxrt, "read_profile", lambda *_, **__: json.loads('{"cut'))
+    with open_backend(Bundle.open(exported), "onnxruntime") as backend:
+        for _ in range(2):
+            with pytest.raises(BackendError, match=r"profile cannot be read \(Unterminated .* has room"):
+                backend.run(FRAMES)
 
 
 def test_float32_is_not_rounded_to_tf32_unasked(exported: Path, gpu: type[OnTheCpu]) -> None:

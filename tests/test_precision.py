@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from benchmarks.precision import find_failures
 from tests.conftest import tiny_encoder, tiny_request, tiny_spec
 from tests.test_export_heads import request_for
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, WEIGHTS, Bundle
@@ -266,6 +267,45 @@ def test_a_head_in_8_bits_keeps_its_classes(tmp_path: Path) -> None:
 def test_every_choice_has_a_16_bit_form(options: dict[str, Any], tmp_path: Path) -> None:
     request = tiny_request(precision="bf16", simplify=False, **options)
     assert export_bundle(request, tmp_path / "bundle").bundle.manifest.parity[PORTABLE].passed
+
+
+def row_of(weights: str, precision: str, graph: str, **changes: Any) -> dict[str, Any]:
+    figures: dict[str, Any] = {"token_cosine": 0.9999, "quiet_cosine": None, "passed": True, "faults": []}
+    return {"weights": weights, "precision": precision, "graph": graph} | figures | changes
+
+
+NAIVE = {"token_cosine": 0.12, "below_0.999": 0.07, "passed": False, "faults": ["token_p01"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, None),
+        (
+            {"token_cosine": 0.95},
+            "hard fp16 naive has a worst token of 0.9500 and 7.0% below 0.999; hard is at most 0.9",
+        ),
+        ({"token_cosine": 0.95, "quiet_cosine": 0.5}, None),
+        ({"below_0.999": 0.04}, "and 4.0% below 0.999; hard is at most 0.9 and at least 5%"),
+    ],
+)
+def test_the_benchmark_fails_where_hard_is_not_hard(changes: dict[str, Any], told: str | None) -> None:
+    failures = find_failures(
+        [row_of("hard", "fp16", "naive", **NAIVE | changes), row_of("random", "fp16", "naive", **NAIVE)]
+    )
+    assert len(failures) == (told is not None)
+    assert told is None or told in failures[0]
+
+
+def test_the_benchmark_fails_where_fp16_or_float32_does_and_bf16_may() -> None:
+    lost = {"passed": False, "faults": ["token_p01 is 0.9"]}
+    rows = [row_of("hard", "bf16", PORTABLE, **lost), row_of("hard", "int8", ONNXRUNTIME, **lost)]
+    assert find_failures(rows) == []
+    rows = [row_of("hard", "fp16", PORTABLE, **lost), row_of("random", "fp32", ONNXRUNTIME, **lost)]
+    assert find_failures(rows) == [
+        "hard fp16 portable.onnx is outside its gate: token_p01 is 0.9",
+        "random fp32 onnxruntime.onnx is outside its gate: token_p01 is 0.9",
+    ]
 
 
 def test_numbers_beyond_fp16_are_an_error_and_a_mask_is_none() -> None:

@@ -176,3 +176,13 @@ def test_normalising_is_that_of_transformers() -> None:
     got = normalise(frames, RGB_MEAN, RGB_STD)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected.permute(0, 1, 4, 2, 3).numpy(), atol=1e-6)
+
+
+def test_normalising_plane_by_plane_gives_the_bits_of_the_formula() -> None:
+    mean_C, std_C = np.array(RGB_MEAN, np.float32), np.array(RGB_STD, np.float32)
+    frames = np.arange(256, dtype=np.uint8).repeat(12)[::-1].reshape(2, 2, 16, 16, 3)
+    for each in (frames, np.ascontiguousarray(frames[..., ::-1])[..., ::-1], frames[:, ::-1, :, ::2]):
+        pixels = (each.astype(np.float32) - 255 * mean_C) / (255 * std_C)
+        got = normalise(each, RGB_MEAN, RGB_STD)
+        assert got.flags.c_contiguous
+        assert got.tobytes() == np.ascontiguousarray(pixels.transpose(0, 1, 4, 2, 3)).tobytes()

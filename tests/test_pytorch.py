@@ -59,6 +59,40 @@ def test_half_precisions_are_to_be_had_by_name(precision: Executed, most: float,
     assert 1e-5 < np.abs(embeddings - reference.outputs.embeddings_BD).max() < most
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_what_the_first_run_computed_is_told_by_products(precision: Executed, exported: Path) -> None:
+    with open_backend(Bundle.open(exported), "pytorch", precision=precision) as backend:
+        backend.run(np.zeros(TINY_CLIP.frames_shape(), np.uint8))
+        (row,) = backend.placement
+    # a convolution; qkv, scores and values in one, projection and two of the MLP in each of two blocks
+    assert (row.place, row.precision, row.products, row.nodes) == ("cpu", precision, 11, 11)
+
+
+def test_a_product_in_another_precision_than_asked_is_found_at_each_run(exported: Path) -> None:
+    frames = np.zeros(TINY_CLIP.frames_shape(), np.uint8)
+
+    def multiply(*_: object) -> None:
+        with torch.autocast("cpu", enabled=False):
+            torch.ones(2, 2) @ torch.ones(2, 2)
+
+    bundle = Bundle.open(exported)
+    for allow in ((), ("fp32",)):
+        with open_backend(bundle, "pytorch", precision="bf16", allow=allow) as backend:
+            assert isinstance(backend, PyTorchBackend)
+            assert backend._model is not None
+            hook = backend._model.encoder.patch_embed.register_forward_hook(multiply)
+            for _ in range(2):
+                if allow:
+                    backend.run(frames)
+                else:
+                    with pytest.raises(BackendError, match=r"computed 1 products of matrices in fp32, and bf16 was"):
+                        backend.run(frames)
+            products = {row.precision: row.products for row in backend.placement}
+            assert products == {"bf16": 11, "fp32": 1}
+            hook.remove()
+            backend.run(frames)
+
+
 @pytest.mark.parametrize("name", ["exported", "in_threes", "dynamic"])
 def test_norms_beside_the_outputs_are_those_that_export_stored(name: str, request: pytest.FixtureRequest) -> None:
     bundle = Bundle.open(request.getfixturevalue(name))

@@ -164,7 +164,7 @@ def test_search_and_play_at_the_right_second(small: Served, show: Any) -> None:
     assert set(names) == {NASTY, "long.webm"}
     cosines = it.run("[...document.querySelectorAll('#found [title=cosine]')].map(each => Number(each.textContent))")
     assert cosines == sorted(cosines, reverse=True)
-    it.wait("document.querySelector('#found img').naturalWidth === 256")
+    it.wait("document.querySelector('#found img')?.naturalWidth === 256")
     last = it.page.locator("#found .card").nth(11)
     row = int(last.get_attribute("data-row"))
     card = small.service.card(row)
@@ -177,7 +177,7 @@ def test_search_and_play_at_the_right_second(small: Served, show: Any) -> None:
     assert it.run("document.getElementById('player').currentTime") == pytest.approx(card.end_s, abs=0.3)
     last.locator(".from").click()
     it.wait(f"location.hash === '#{row}'")
-    it.wait(f"document.querySelector('#strip [aria-current=true]').dataset.row === '{row}'")
+    it.wait(f"document.querySelector('#strip [aria-current=true]')?.dataset.row === '{row}'")
 
 
 def test_a_name_that_is_markup_is_text(small: Served, show: Any) -> None:
@@ -232,8 +232,9 @@ def test_an_upload_is_searched_by_and_something_else_is_refused(
     assert first.locator("[title=cosine]").inner_text() == "1.0000"
     it.wait("document.getElementById('player').videoWidth === 160")
     assert it.run("document.getElementById('player').src").startswith(f"blob:{small.origin}")
+    assert it.page.is_disabled("#others")
     it.page.click("#strip button >> nth=3")
-    it.wait("document.querySelector('#found .words .row span').textContent === '0:01.5 \u2013 0:02.0'")
+    it.wait("document.querySelector('#found .words .row span')?.textContent === '0:01.5 \u2013 0:02.0'")
 
 
 def test_a_video_may_be_dropped_anywhere(small: Served, show: Any) -> None:

@@ -23,6 +23,7 @@ import pytest
 from tests.fake_streams import RtspServer
 from tests.fuzz_video import look_around
 from tests.slopes import fit_slope
+from tests.soak_stream import DISTURBED, NOTHING_MB, VISIBLE_MB, Samples
 from tests.videos import decode_all, fit, write
 from vjepa2.cli import main
 from vjepa2.errors import VideoError, Vjepa2Error
@@ -466,6 +467,33 @@ def test_an_engine_streams(exported: Path, make: Callable[..., Path]) -> None:
         assert all(row.embedding_D.shape == (192,) for row in rows)
         with pytest.raises(Vjepa2Error, match="sampling is 'uniform'"):
             engine.stream("a.mp4", sampling="uniform")
+
+
+def make_samples(leak_mb: float, worker_leak_mb: float = 0.0) -> Samples:
+    """What 20 minutes look like where each reconnection leaves `leak_mb`, and a worker so much an hour."""
+    random, samples = np.random.default_rng(1), Samples()
+    ends = [1200 * part for part in DISTURBED]
+    for now_s in np.arange(0, 1200, 2.0).tolist():
+        done = sum(now_s >= end_s for end_s in ends)
+        age_s = now_s - max([0.0, *ends[:done]])
+        samples.times_s.append(now_s)
+        samples.worker_times_s.append(now_s)
+        samples.parent_mb.append(100 + leak_mb * done + float(random.normal(0, 0.2)))
+        filling_mb = 3 * min(age_s, 40.0) / 40
+        grown_mb = worker_leak_mb * age_s / 3600
+        samples.worker_mb.append(60 + 2 * (done % 3) + filling_mb + grown_mb + float(random.normal(0, 0.2)))
+        samples.workers.append(1000 - done)
+    return samples
+
+
+def test_what_a_reconnection_leaves_is_seen_and_a_new_worker_is_no_growth() -> None:
+    for slope in make_samples(0.0).fit(1200):
+        assert slope.is_within_noise(nothing=NOTHING_MB, visible=VISIBLE_MB)
+    parent, worker = make_samples(0.5).fit(1200)
+    assert not parent.is_within_noise(nothing=NOTHING_MB, visible=VISIBLE_MB)
+    assert worker.is_within_noise(nothing=NOTHING_MB, visible=VISIBLE_MB)
+    _, worker = make_samples(0.0, worker_leak_mb=30.0).fit(1200)
+    assert not worker.is_within_noise(nothing=NOTHING_MB, visible=VISIBLE_MB)
 
 
 def test_growth_of_memory_is_told_from_noise() -> None:

@@ -53,7 +53,7 @@ class Machine:
     def differences(self, here: "Machine") -> tuple[str, ...]:
         """What keeps an engine of this machine from running `here`, each as "what is X here, Y in the engine".
 
-        A driver may be updated under an engine: it is not compared.
+        A driver may be updated under an engine; an older one may lack what it needs, and nothing was proven with it.
         """
         pairs = (
             ("TensorRT", here.tensorrt.name, self.tensorrt.name),
@@ -62,7 +62,13 @@ class Machine:
             ("operating system", here.os, self.os),
             ("architecture", here.arch, self.arch),
         )
-        return tuple(f"{what} is {is_here} here, {was} in the engine" for what, is_here, was in pairs if is_here != was)
+        found = [f"{what} is {is_here} here, {was} in the engine" for what, is_here, was in pairs if is_here != was]
+        if here.cuda_driver.number < self.cuda_driver.number:
+            found.append(
+                f"CUDA of the driver is {here.cuda_driver.name} here, {self.cuda_driver.name} in the engine, "
+                "and must not be older"
+            )
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

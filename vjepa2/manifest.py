@@ -10,7 +10,7 @@ from vjepa2.head_specs import HeadParts
 from vjepa2.schema import read_record, to_record
 from vjepa2.spec import RGB_MEAN, RGB_STD, ClipSpec, Head, ModelSpec
 
-SCHEMA = 3
+SCHEMA = 4
 MAX_BYTES = 4 * 2**20
 
 GraphInput = Literal["frames", "pixel_values_videos"]
@@ -140,6 +140,8 @@ class Manifest:
     parameters: dict[str, StoredParameter]
     parity: dict[str, ParityVerdict]
     tools: dict[str, str]  # name -> version
+    islands: tuple[str, ...] = ()  # nodes that are float32 beside what a 16-bit graph leaves so anyway
+    words: tuple[str, ...] = ()  # of `vjepa2 export`, that make it again in any precision (see `vjepa2.export.words`)
     files: dict[str, FileInfo]
 
     @property

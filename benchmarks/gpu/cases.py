@@ -20,6 +20,9 @@ _SIZES = {
     "tiny": ("--model", "vitl", "--layers", "2", "--frames", "4", "--size", "64"),
     "vitl": ("--model", "vitl", "--frames", "16"),
 }
+# What ViT-L's random weights lose in bf16 (README: median 0.99844, p01 0.99721) is more than its gate gives. It is
+# accepted here by name, a third more of it for the sums of a GPU: what is asked is how fast such an engine is.
+_ACCEPTED: dict[Precision, tuple[str, ...]] = {"bf16": ("token_median=0.998", "token_p01=0.996")}
 _MEASURED = 1  # the exit status of what was measured and was not good
 
 
@@ -58,7 +61,8 @@ def export_case(case: Case, python: Interpreter, folder: Path, *, reuse: bool) -
         return Step(seconds=0.0, record={"reused": True}, failure=None)
     options = () if python.simplifies else ("--no-simplify",)
     words = ["export", "random", *_SIZES[case.name], "--seed", "0", "--precision", case.precision, *options]
-    return run_verb(python.path, [*words, "-o", str(target)])
+    accepted = [word for limit in _ACCEPTED.get(case.precision, ()) for word in ("--accept", limit)]
+    return run_verb(python.path, [*words, *accepted, "-o", str(target)])
 
 
 def compile_case(case: Case, python: Interpreter, folder: Path) -> Step:

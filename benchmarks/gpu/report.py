@@ -116,7 +116,8 @@ def _notes(report: CaseReport) -> Iterator[str]:
     if report.compile is not None and report.compile.record is not None:
         engine = report.compile.record["manifest"]
         yield (
-            f"{title}, compiled in {report.compile.seconds:.0f} s at level {engine['builder_level']}, in its gate; "
+            f"{title}, compiled in {report.compile.seconds:.0f} s at level {engine['builder_level']}, in its gate"
+            f"{_accepted(engine['verdict']['accepted'])}; "
             f"fused attention in {engine['fused_attention']} of {report.depth} blocks; plan "
             f"{engine['plan']['bytes'] / 1e6:.0f} MB, a context {engine['device_memory_bytes'] / 1e6:.0f} MB; "
             f"vjepa2 plan reckons {(report.planned_bytes or 0) / 1e6:.0f} MB for a run{_measured(report)}"
@@ -131,6 +132,11 @@ def _measured(report: CaseReport) -> str:
     """Beside the planner's figure: what the driver says that opening and running the engine took."""
     facts = report.facts.get("tensorrt")
     return f", {facts['memory_bytes'] / 1e6:.0f} MB were taken" if facts else ""
+
+
+def _accepted(limits: dict[str, float]) -> str:
+    """What of the gate was put lower, so that nobody takes "in its gate" for more than it is."""
+    return f" with {', '.join(f'{name}={limit:g}' for name, limit in limits.items())} accepted" if limits else ""
 
 
 def _time(timing: Timing | None, field: str) -> str:

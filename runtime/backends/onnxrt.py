@@ -2,8 +2,9 @@
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,6 +46,7 @@ class OnnxRuntimeBackend(Backend):
         super().__init__(bundle, options)
         self._asked = self.precision
         self._lock = threading.Lock()  # over the first run, which is profiled
+        self._refusal: str | None = None  # what that run did otherwise than asked
         self._notes: TemporaryDirectory[str] | None = TemporaryDirectory(prefix="vjepa2-profile-")
         try:
             self._session: ort.InferenceSession | None = self._open(Path(self._notes.name))
@@ -96,12 +98,14 @@ class OnnxRuntimeBackend(Backend):
             return HeldCall(lambda: self._run(inputs, outputs))
         if self._notes is not None:
             self._run_first(outputs, inputs)
+        self._refuse_again()
         return HeldBinding(self._session, inputs, outputs, self.device)
 
     def _run(self, inputs: Mapping[str, InputArray], outputs: Sequence[OutputName]) -> dict[OutputName, FloatArray]:
         assert self._session is not None
         if self._notes is not None:
             return dict(zip(outputs, self._run_first(outputs, inputs), strict=True))
+        self._refuse_again()
         return dict(zip(outputs, self._call(list(outputs), dict(inputs)), strict=True))
 
     def _call(self, outputs: list[OutputName], inputs: dict[str, npt.NDArray[np.generic]]) -> list[FloatArray]:
@@ -111,28 +115,42 @@ class OnnxRuntimeBackend(Backend):
         share, in memory that belongs to the calling thread: 2 kB a call of ViT-L, until that thread is gone.
         """
         assert self._session is not None
-        if self.options.threads == 1 or self.provider != CPU:
-            results: list[FloatArray] = self._session.run(outputs, inputs)
-        else:
-            with ThreadPoolExecutor(1, "vjepa2-onnxruntime") as thread:
-                results = thread.submit(self._session.run, outputs, inputs).result()
-        return results
+        run: Callable[[], list[FloatArray]] = partial(self._session.run, outputs, inputs)
+        return run() if self.options.threads == 1 or self.provider != CPU else _call_in_thread(run)
 
     def _run_first(
         self, outputs: Sequence[OutputName], inputs: Mapping[str, npt.NDArray[np.generic]]
     ) -> list[FloatArray]:
         """Run under the profiler, and give nothing that ran otherwise than asked."""
         with self._lock:
+            self._refuse_again()
             assert self._session is not None
             results: list[FloatArray] = self._session.run(list(outputs), dict(inputs))
             if self._notes is not None:
-                exact = "tf32" if self._asked == "tf32" else "fp32"
-                self.placement = read_profile(Path(self._session.end_profiling()), exact=exact)
-                self.precision = check_placement(
-                    self.name, self.placement, place=self.provider, precision=self._asked, allow=self.options.allow
-                )
-                self._forget_notes()
+                try:
+                    self._judge(self._session.end_profiling())
+                except BackendError as error:
+                    self._refusal = str(error)
+                    raise
+                finally:
+                    self._forget_notes()
         return results
+
+    def _judge(self, profile: str) -> None:
+        try:
+            self.placement = read_profile(Path(profile), exact="tf32" if self._asked == "tf32" else "fp32")
+        except (OSError, ValueError) as error:  # a full disk
+            raise BackendError(
+                f"onnxruntime's profile cannot be read ({error}); see that {profile} has room"
+            ) from error
+        self.precision = check_placement(
+            self.name, self.placement, place=self.provider, precision=self._asked, allow=self.options.allow
+        )
+
+    def _refuse_again(self) -> None:
+        """What ran otherwise than asked once does so always, and its profile is gone."""
+        if self._refusal is not None:
+            raise BackendError(self._refusal)
 
     def _release(self) -> None:
         self._session = None
@@ -221,6 +239,18 @@ def run_graph(graph: Path, inputs: Mapping[str, npt.NDArray[np.generic]]) -> dic
     session = open_session(graph, session_options())
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def _call_in_thread(call: Callable[[], list[FloatArray]]) -> list[FloatArray]:
+    # not a daemon: Python that ends beneath a call of C++ aborts, so it waits for this one and takes no other
+    with ThreadPoolExecutor(1, "vjepa2-onnxruntime") as thread:
+        try:
+            future = thread.submit(call)
+        except RuntimeError as error:
+            raise BackendError(
+                f"onnxruntime takes no clip while Python ends ({error}); run before, and close"
+            ) from error
+        return future.result()
 
 
 def _cuda_settings(device: str, precision: str) -> _Settings:

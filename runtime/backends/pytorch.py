@@ -23,7 +23,8 @@ from vjepa2.spec import OutputName
 from .base import Backend, FloatArray, FramesArray, InputArray, Outputs, RunOptions, normalise
 from .held import HeldClips
 from .held_tensors import HeldTensors
-from .placement import Executed, check_placement, count_nodes
+from .placement import Executed, Placed, check_placement, count_nodes, describe
+from .torch_watch import ProductWatch
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -34,11 +35,14 @@ class PyTorchBackend(Backend):
     """Runs the module itself, attention by PyTorch's fused kernel.
 
     In fp16 and bf16 the products of matrices are in it; LayerNorms, rotations and the residual stream stay float32.
+    `placement` is of the layers' parameters until the first run, and then of the products that this one computed: each
+    must be where and in what was asked for.
     """
 
     name: ClassVar[str] = "pytorch"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     casts: ClassVar[tuple[Executed, ...]] = ("fp16", "bf16")
+    is_watched: ClassVar[bool] = True  # in the first run
 
     def __init__(self, bundle: Bundle, options: RunOptions = RunOptions()) -> None:  # noqa: B008  (frozen)
         super().__init__(bundle, options)
@@ -52,10 +56,9 @@ class PyTorchBackend(Backend):
             if isinstance(layer, _PRODUCTS):
                 layer.to(self._dtype)
         self._model: Headed | None = model
-        self.placement = count_nodes(list_layers(model))
-        self.precision = check_placement(
-            self.name, self.placement, place=self.device, precision=self.precision, allow=options.allow
-        )
+        self._asked = self.precision
+        self._judge(count_nodes(list_layers(model)))
+        self._is_judged = not self.is_watched
 
     @classmethod
     def find_obstacle(cls, device: str | None = None, bundle: Bundle | None = None) -> str | None:
@@ -91,10 +94,26 @@ class PyTorchBackend(Backend):
         def compute() -> dict[OutputName, Tensor]:
             exact = self._dtype is torch.float32
             mode = keep_exact(self.name) if exact else torch.autocast(self.device.partition(":")[0], self._dtype)
-            with torch.inference_mode(), mode:
-                return compute_outputs(model, embed_clips(model, clips), inputs)
+            watch = nullcontext() if self._is_judged else ProductWatch()
+            with torch.inference_mode(), mode, watch:
+                results = compute_outputs(model, embed_clips(model, clips), inputs)
+            if isinstance(watch, ProductWatch):
+                self._judge(count_nodes(watch.rows))
+                self._is_judged = True
+            return results
 
         return HeldTensors(compute, self.device, outputs)
+
+    def _judge(self, placed: tuple[Placed, ...]) -> None:
+        """Raise `BackendError` for what is elsewhere, or for one product in another precision, unless it is allowed."""
+        self.placement, allow = placed, self.options.allow
+        self.precision = check_placement(self.name, placed, place=self.device, precision=self._asked, allow=allow)
+        other = [row for row in placed if row.products and row.precision not in (self._asked, *allow)]
+        if other:
+            raise BackendError(
+                f"{self.name} computed {other[0].products} products of matrices in {other[0].precision}, and "
+                f"{self._asked} was asked for ({describe(placed)}); allow {other[0].precision!r} by name"
+            )
 
     def run_with_norms(
         self, frames_THWC: FramesArray, outputs: Sequence[OutputName], inputs: Mapping[str, InputArray]
@@ -120,9 +139,13 @@ class PyTorchBackend(Backend):
 
 
 class PyTorchCompileBackend(PyTorchBackend):
-    """Runs the module with its blocks through `torch.compile`; the first run of a batch size compiles, once for all."""
+    """Runs the module with its blocks through `torch.compile`; the first run of a batch size compiles, once for all.
+
+    `placement` stays that of the parameters: PyTorch does not tell what the kernels that its compiler wrote compute in.
+    """
 
     name: ClassVar[str] = "pytorch-compile"
+    is_watched: ClassVar[bool] = False
 
     def __init__(self, bundle: Bundle, options: RunOptions = RunOptions()) -> None:  # noqa: B008  (frozen)
         super().__init__(bundle, options)

@@ -71,6 +71,7 @@ async function searchNow() {
   const turn = ++state.turn;
   const { query } = state;
   if (!query) return;
+  get("others").disabled = Boolean(query.upload); // an upload is no video of the corpus
   const top = get("top").value;
   const path = query.upload
     ? `/api/uploads/${query.upload}/nearest?clip=${query.clip}&top=${top}`
