@@ -23,6 +23,7 @@ def spell_request(request: ExportRequest, model: Headed, source: Source) -> tupl
         *_spell(_weights(request, source)),
         *_spell(_clip(request, head, clip, count_frames(model))),
         *_spell(_head(request, head)),
+        *(["--context-only"] if request.context_only else []),
         *([] if request.simplify else ["--no-simplify"]),
     )
 
@@ -61,6 +62,8 @@ def _head(request: ExportRequest, head: Head) -> dict[str, object]:
         "--encoder": None if request.encoder is None else _name_file(request.encoder),
         "--context": request.context,
         "--targets": request.targets,
+        "--ahead": request.ahead,
+        "--predictor-side": request.predictor_side,
     }
 
 

@@ -3,6 +3,7 @@
 The words are read by the commands themselves; what export would then do is looked at instead of done.
 """
 
+import inspect
 import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 
 from vjepa2.bundle import PORTABLE, Bundle
 from vjepa2.export import cli
+from vjepa2.export import words as words_module
 from vjepa2.export.compile_cli import compile_command
 from vjepa2.export.compile_request import CompileRequest
 from vjepa2.export.describe import ExportRequest
@@ -70,10 +72,27 @@ SOURCES = [
     ("random", *COMMON, "--classes", "5", "--pooling", "attentive", "--segments", "2"),
     ("random", *COMMON, "--classes", "5", "--pooling", "attentive", "--probe", "transformers"),
     ("random", *COMMON, "--head", "predictor", "--context", "1", "--targets", "1"),
-    ("random", *COMMON, "--head", "anticipation", "--classes", "3,4,5"),
+    ("random", *COMMON, "--head", "predictor", "--context", "1", "--context-only"),
+    ("random", *COMMON, "--head", "anticipation", "--classes", "3,4,5", "--ahead", "16"),
     ("random", "--model", "vitg-ac", "--layers", "1", "--frames", "3", "--size", "32", "--head", "action"),
 ]
-SAME = ("batch", "graph_input", "crop", "simplify", "classes", "pooling", "probe", "segments", "context", "targets")
+# options that say nothing of which model it is
+APART = {"output", "precision", "calibration", "accept", "islands", "json_file"}
+SAME = (
+    "context_only",
+    "ahead",
+    "predictor_side",
+    "batch",
+    "graph_input",
+    "crop",
+    "simplify",
+    "classes",
+    "pooling",
+    "probe",
+    "segments",
+    "context",
+    "targets",
+)
 
 
 @pytest.mark.parametrize("words", SOURCES, ids=lambda words: f"{words[0]} {' '.join(words[9:])}")
@@ -88,6 +107,13 @@ def test_the_words_of_a_bundle_make_it_again(words: tuple[str, ...], read_words:
     assert {name: getattr(again, name) for name in SAME} == {name: getattr(request, name) for name in SAME}
     shapes = [{name: tensor.shape for name, tensor in each.state_dict().items()} for each in (model, same)]
     assert shapes[0] == shapes[1]
+
+
+def test_no_option_of_export_is_forgotten() -> None:
+    source = inspect.getsource(words_module)
+    for option in cli.export_command.params:
+        if isinstance(option, click.Option) and option.name not in APART:
+            assert f'"{option.opts[-1]}"' in source, option.opts
 
 
 def test_files_are_called_by_their_names(read_words: Read, tmp_path: Path) -> None:
