@@ -70,12 +70,12 @@ class ClipReader:
         self.close()
 
 
-class ArrayReading:
-    """What `Reading` is of a path, of frames that are there already: they are cut when iterated over."""
+class _ReadyReading:
+    """What `Reading` is of a path, of what is in memory already."""
 
-    def __init__(self, video_THWC: FramesArray, request: ClipRequest) -> None:
+    def __init__(self, request: ClipRequest) -> None:
         self.report: VideoReport | None = None
-        self._video_THWC, self._request = video_THWC, request
+        self._request = request
 
     def start(self, *, wait: bool = True) -> bool:
         """Nothing, for no worker is needed."""
@@ -83,6 +83,14 @@ class ArrayReading:
 
     def close(self) -> None:
         """Nothing."""
+
+
+class ArrayReading(_ReadyReading):
+    """Frames, which are cut when iterated over."""
+
+    def __init__(self, video_THWC: FramesArray, request: ClipRequest) -> None:
+        super().__init__(request)
+        self._video_THWC = video_THWC
 
     def __iter__(self) -> Iterator[SampledClip]:
         """Cut the clips out."""
@@ -111,19 +119,12 @@ class ArrayReading:
             )
 
 
-class CutReading:
-    """What `Reading` is of a path, of a clip of the model's size: it is taken as it is, and never cut twice."""
+class CutReading(_ReadyReading):
+    """A clip of the model's size: it is taken as it is, and never cut twice."""
 
     def __init__(self, clip: SampledClip, request: ClipRequest) -> None:
-        self.report: VideoReport | None = None
-        self._clip, self._request = clip, request
-
-    def start(self, *, wait: bool = True) -> bool:
-        """Nothing, for no worker is needed."""
-        return True
-
-    def close(self) -> None:
-        """Nothing."""
+        super().__init__(request)
+        self._clip = clip
 
     def __iter__(self) -> Iterator[SampledClip]:
         """The clip, if it is one of this request's; of which video and which part it is it says itself."""

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -79,6 +79,16 @@ def make_bundle(name: str, folder: Path, model: ModelSpec | None = None, **optio
     if model is not None:
         request = replace(request, weights=Request(source="random", model=model))
     return export_bundle(request, folder / "bundle").bundle.path
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """What is this small takes twenty times as long on two cores that others use, too."""
+    torch = import_module("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

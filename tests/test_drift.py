@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import helper
 
 from tests.conftest import tiny_encoder, tiny_spec
@@ -47,13 +46,7 @@ SMALL = ClipSpec(frames=4, height=32, width=48)
 OUTPUTS = ["tokens", "embedding"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """What is this small takes twenty times as long on two cores that others use, too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,13 +50,7 @@ SPEC = ModelSpec(name="small", family="vjepa2", dim=64, depth=3, heads=4, mlp_di
 TINY = replace(SPEC, name="tiny", dim=24, depth=2, heads=2, mlp_dim=40, clip=replace(CLIP, height=32, width=32))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small are slower in two, and far slower where something else wants the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

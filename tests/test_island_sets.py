@@ -1,11 +1,9 @@
 """Do more float32 islands bring a 16-bit graph back into its gate, named by drift or by a set, and are they held to?"""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import pytest
-import torch
 from onnx import TensorProto
 
 from tests.conftest import tiny_request, tiny_spec
@@ -29,12 +27,7 @@ CLIP = ClipSpec(frames=4, height=32, width=48)
 LESS = {"embedding": 0.99, "token_p01": 0.9, "token_worst": 0.9}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def hard_request(**options: object) -> ExportRequest:

@@ -1,6 +1,6 @@
 """Is the set of float32 islands as small as can be, and does an island compute what a float32 node would?"""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +29,7 @@ NODES = {f"blocks.{block}.{role}": "Add" for role in ("a", "b", "c", "d") for bl
 FAULT = ("outside",)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def judge_by(*ways: Collection[str]) -> Callable[[frozenset[str]], tuple[str, ...]]:
