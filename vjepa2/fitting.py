@@ -20,9 +20,9 @@ from vjepa2.spec import ClipSpec
 PixelArray = npt.NDArray[np.uint8]
 _RESIZE, _CROP = 256, 224  # resize to 256/224 of the crop, as in the original evaluations
 _ROWS = 8  # new ones that one product makes: fewer meet fewer zeros, more keep BLAS busy
-_COLUMNS = 5  # the same; their 15 values fill a vector of 16
+_COLUMNS = 16  # the same; their 48 values fill vectors
 _TOGETHER = 2_500_000  # bytes of old pixels in one product: more keep BLAS busy, fewer fit the cache
-_STRIP = 128  # rows that a product takes at most; products so small leave threads to their caller, larger ones fight
+_PRODUCT = 4 * 65536  # multiplications up to which OpenBLAS leaves threads to its caller: beyond, both fight for cores
 _EXACT_BITS = 16  # of a weight: times 255 it fits the 24 bits of a float32
 
 
@@ -76,7 +76,7 @@ def _cut(frames: PixelArray | Sequence[PixelArray], down: _Cut, right: _Cut, fit
     """Write the part of resized frames that is kept; of the old ones no more is looked at than makes it."""
     rows, columns = _weigh_rows(frames[0].shape[0], down), _weigh_columns(frames[0].shape[1], right)
     high, old_wide, new_wide = rows.end - rows.first, 3 * (columns.end - columns.first), 3 * right.kept
-    strips = -(-high // _STRIP)
+    strips = -(-high * max(block.weights.size for block in columns.blocks) // _PRODUCT)
     strip, dtype = -(-high // strips), np.promote_types(rows.dtype, columns.dtype)
     together = min(len(frames), max(1, _TOGETHER // (high * old_wide * dtype.itemsize)))
     old_TRX = np.zeros((together, strips * strip, old_wide), dtype)  # the last strip's rest stays 0
