@@ -12,6 +12,7 @@ from .embedding import EmbeddingEngine
 from .encoded import EncodedClips, EncodedVideo
 from .encoding import EncodeOptions
 from .metrics import EngineMetrics
+from .quantized_rows import quantize_rows
 
 if TYPE_CHECKING:  # what measures and proves, which an app does not wait for: it is imported where it is first named
     from .latency import BenchOptions, LatencyReport, measure_latency, plan_rows
@@ -49,4 +50,5 @@ __all__ = [
     "measure_latency",
     "open_backend",
     "plan_rows",
+    "quantize_rows",
 ]

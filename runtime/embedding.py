@@ -24,6 +24,7 @@ from .decoder import VideoDecoder
 from .encoded import EncodedClips, EncodedVideo
 from .encoding import EncodeOptions, Encoding, OnError, OutputValue
 from .metrics import EngineMetrics
+from .quantized_rows import EmbeddingArray, EmbeddingPrecision, check_precision, quantize_rows
 from .sampling import Pad, parse_sampling
 from .stream import EmbeddingStream, open_stream
 from .stream_source import Playing, Source
@@ -73,7 +74,7 @@ class EmbeddingEngine(AbstractContextManager["EmbeddingEngine"]):
             raise
         return engine
 
-    def encode(
+    def encode(  # noqa: PLR0913  (sentence-transformers' own)
         self,
         videos: Video | Iterable[Video],
         *,
@@ -85,7 +86,9 @@ class EmbeddingEngine(AbstractContextManager["EmbeddingEngine"]):
         sampling: str = "uniform",
         pad: Pad = "none",
         on_error: OnError = "raise",
-    ) -> FloatArray:
+        precision: EmbeddingPrecision = "float32",
+        ranges: FloatArray | None = None,
+    ) -> EmbeddingArray:
         """Float32 embeddings `[videos, D]`, or with "token_embeddings" `[videos, N, D]`; for one video its row alone.
 
         A video is a path, frames `[T, H, W, 3]` uint8 RGB, or a `SampledClip`, which is cut already and stays as it is;
@@ -94,8 +97,11 @@ class EmbeddingEngine(AbstractContextManager["EmbeddingEngine"]):
         "window" give a row for each of several clips.
 
         A video that is not `ok` is a `VideoError`; with `on_error="skip"` it has no row: `encode_clips` tells whose
-        rows are whose, `EncodeOptions` what the rest means.
+        rows are whose, `EncodeOptions` what the rest means. In other precisions the rows are what `quantize_rows` makes
+        of them; int8 and uint8 need `ranges` `[2, D]` of each channel, after cutting and normalising.
         """
+        dim = self.queue.row_shape(EncodeOptions(output_value=output_value).output)[-1]
+        check_precision(precision, ranges, dim if truncate_dim is None else min(truncate_dim, dim))
         rows = self.encode_clips(
             videos,
             batch_size=batch_size,
@@ -107,11 +113,12 @@ class EmbeddingEngine(AbstractContextManager["EmbeddingEngine"]):
             pad=pad,
             on_error=on_error,
         )
+        values = quantize_rows(rows.values, precision, ranges)
         if not is_single(videos) or parse_sampling(sampling).several:
-            return rows.values
-        if not len(rows.values):
+            return values
+        if not len(values):
             raise VideoError(f"{rows.names[0]} is {rows.reports[0]}; a video alone cannot be skipped")
-        row: FloatArray = rows.values[0]
+        row: EmbeddingArray = values[0]
         return row
 
     def encode_clips(

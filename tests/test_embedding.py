@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import TINY_CLIP, tiny_encoder
 from tests.videos import decode_all
 from vjepa2.errors import BundleError, VideoError
-from vjepa2.runtime import EmbeddingEngine
+from vjepa2.runtime import EmbeddingEngine, quantize_rows
 from vjepa2.runtime.backends.base import FramesArray, normalise
 from vjepa2.runtime.preprocess import fit_clip
 from vjepa2.runtime.sampling import Footage, choose_frames, parse_sampling
@@ -115,3 +115,13 @@ def test_a_damaged_video_is_refused_and_named(engine: EmbeddingEngine, write_vid
 def test_an_image_classifier_and_run_take_one_clip_a_video(engine: EmbeddingEngine, scene: FramesArray) -> None:
     with pytest.raises(VideoError, match="sampling 'window' gives several clips a video"):
         engine.clips.read_one(scene, "window")
+
+
+def test_encode_gives_rows_in_the_precision_asked_for(engine: EmbeddingEngine, scene: FramesArray) -> None:
+    rows = engine.encode([scene, scene[::-1]], truncate_dim=60)
+    ranges = np.stack([rows.min(0), rows.max(0)])
+    eight = engine.encode([scene, scene[::-1]], truncate_dim=60, precision="int8", ranges=ranges)
+    np.testing.assert_array_equal(eight, quantize_rows(rows, "int8", ranges))
+    assert engine.encode(scene, precision="ubinary").shape == (24,), "192 channels"
+    with pytest.raises(ValueError, match=r"they must be \[2, 60\]"):
+        engine.encode("no such file", truncate_dim=60, precision="int8")
