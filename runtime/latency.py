@@ -171,6 +171,7 @@ def _fit_rows(rows: Sequence[LatencyRow], bundles: dict[str, Bundle]) -> list[Sc
             pixels=clip.height * clip.width,
             batch=row.opened.clips,
             compute_ms=row.compute.median_ms,
+            unstable=bool(row.unstable),
         )
         points.setdefault((row.backend, row.opened.precision), []).append(point)
     return [

@@ -109,15 +109,18 @@ def _scaling(report: LatencyReport) -> Iterator[str]:
     for fit in report.scaling:
         points = ", ".join(f"{getattr(point, fit.axis)}: {tell_ms(point.compute_ms)} ms" for point in fit.points)
         quality = "two points" if fit.residual is None else f"within {fit.residual:.0%}"
-        yield f"\n{fit.backend}: grows with {fit.axis} to the power of {fit.exponent:.2f} ({points}; {quality})."
+        doubt = f"; **{fit.unstable} of {len(fit.points)} unstable**" if fit.unstable else ""
+        yield f"\n{fit.backend}: grows with {fit.axis} to the power of {fit.exponent:.2f} ({points}; {quality}{doubt})."
 
 
 def _notes(report: LatencyReport) -> Iterator[str]:
-    limits = {row.limit.rates.measured_by: row.limit for row in report.rows if row.limit}
-    for name, limit in limits.items():
+    limits = {(row.bundle, row.limit.rates.measured_by): row.limit for row in report.rows if row.limit}
+    several = len({row.bundle for row in report.rows}) > 1
+    for (bundle, name), limit in limits.items():
+        of = f" of {Path(bundle).name}" if several else ""
         yield (
-            f"\nThe limit is {limit.flops / 1e9:.4g} GFLOP and at least {limit.least_bytes / 1e6:.4g} MB a query over "
-            f"what {name} reached at best in this run."
+            f"\nThe limit{of} is {limit.flops / 1e9:.4g} GFLOP and at least {limit.least_bytes / 1e6:.4g} MB a query "
+            f"over what {name} reached at best in this run."
         )
     for who, why in report.skipped.items():
         yield f"\nleft out: {who}: {why}"

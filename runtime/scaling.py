@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+
+from vjepa2.schema import ADDED_LATER
 
 Axis = Literal["frames", "pixels", "batch"]
 AXES: tuple[Axis, ...] = ("frames", "pixels", "batch")
@@ -19,6 +21,7 @@ class Point:
     pixels: int  # of a frame
     batch: int  # clips a query
     compute_ms: float  # median
+    unstable: bool = field(default=False, metadata=ADDED_LATER)  # whether its row is, and so any line through it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +32,12 @@ class Scaling:
     axis: Axis
     points: tuple[Point, ...]
     exponent: float
-    residual: (
-        float | None
-    )  # largest deviation of a point from the line, as a part; None of two points, which fit always
+    residual: float | None  # a point's largest deviation from the line, as a part; None of two points: they fit always
+
+    @property
+    def unstable(self) -> int:
+        """How many of the points are not to be trusted."""
+        return sum(point.unstable for point in self.points)
 
 
 def fit_scaling(backend: str, points: Sequence[Point]) -> list[Scaling]:

@@ -478,6 +478,17 @@ def test_exponents_are_those_of_the_points() -> None:
     assert by_axis["frames"].residual == pytest.approx(0, abs=1e-9)
     assert by_axis["batch"].exponent == pytest.approx(1)
     assert by_axis["batch"].residual is None, "two points fit always"
+    assert [fit.unstable for fit in by_axis.values()] == [0, 0]
+
+
+def test_an_exponent_through_points_that_are_in_doubt_says_so(exported: Path) -> None:
+    points = [Point(frames=n, pixels=65536, batch=1, compute_ms=2.0 * n, unstable=n == 16) for n in (8, 16, 32)]
+    fits = fit_scaling("x", points)
+    assert fits[0].unstable == 1
+    report = bench(exported, {ONE: Behaviour((0.01,))})
+    assert "within 0%; **1 of 3 unstable**)" in write_tables(replace(report, scaling=tuple(fits)))
+    steady = tuple(replace(point, unstable=False) for point in points)
+    assert "within 0%)" in write_tables(replace(report, scaling=(replace(fits[0], points=steady),)))
 
 
 # what cannot be done
