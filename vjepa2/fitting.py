@@ -6,10 +6,12 @@ rounded to 16 bits, each sum rounded to uint8. In floating point wide enough all
 Axes: V views, T frames, S strips of R rows, H, W pixels, C colours, X = W * C: colours stay beside each other.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from math import floor
+from math import floor, prod
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +22,14 @@ from vjepa2.spec import ClipSpec
 PixelArray = npt.NDArray[np.uint8]
 _RESIZE, _CROP = 256, 224  # resize to 256/224 of the crop, as in the original evaluations
 _ROWS = 8  # new ones that one product makes: fewer meet fewer zeros, more keep BLAS busy
-_COLUMNS = 16  # the same; their 48 values fill vectors
+_COLUMNS = 16  # the same, and half as many where each is made of many old ones; their values fill vectors
 _TOGETHER = 2_500_000  # bytes of old pixels in one product: more keep BLAS busy, fewer fit the cache
 _PRODUCT = 4 * 65536  # multiplications up to which OpenBLAS leaves threads to its caller: beyond, both fight for cores
 _EXACT_BITS = 16  # of a weight: times 255 it fits the 24 bits of a float32
+_KEPT = (
+    16_000_000  # bytes that a thread works in and leaves to the next: new pages take longer than what is done in them
+)
+_IDLE: deque[npt.NDArray[np.uint8]] = deque(maxlen=8)
 
 
 def fit_pixels(frame_HWC: PixelArray, clip: ClipSpec, crop: Crop = CROP_DOWN) -> PixelArray:
@@ -79,20 +85,45 @@ def _cut(frames: PixelArray | Sequence[PixelArray], down: _Cut, right: _Cut, fit
     strips = -(-high * max(block.weights.size for block in columns.blocks) // _PRODUCT)
     strip, dtype = -(-high // strips), np.promote_types(rows.dtype, columns.dtype)
     together = min(len(frames), max(1, _TOGETHER // (high * old_wide * dtype.itemsize)))
-    old_TRX = np.zeros((together, strips * strip, old_wide), dtype)  # the last strip's rest stays 0
-    narrow_TRX = np.empty((together, strips * strip, new_wide), dtype)
-    new_THX = np.empty((together, down.kept, new_wide), dtype)
-    for start in range(0, len(frames), together):
-        part = frames[start : start + together]
-        count = len(part)
-        for old_RX, frame_HWC in zip(old_TRX, part, strict=False):
-            seen_HWC = frame_HWC[rows.first : rows.end, columns.first : columns.end]
-            old_RX[:high].reshape(seen_HWC.shape)[...] = seen_HWC
-        narrow_SRX = narrow_TRX[:count].reshape(-1, strip, new_wide)
-        _narrow(old_TRX[:count].reshape(-1, strip, old_wide), columns, narrow_SRX)
-        _shorten(narrow_TRX[:count], rows, new_THX[:count])
-        new_THWC = new_THX[:count].reshape(count, down.kept, right.kept, 3)
-        np.add(new_THWC, 0.5, out=fitted_THWC[start : start + count], casting="unsafe")  # uint8 is rounded down
+    shapes = [
+        (together, strips * strip, old_wide),
+        (together, strips * strip, new_wide),
+        (together, down.kept, new_wide),
+    ]
+    with _borrow(shapes, dtype) as (old_TRX, narrow_TRX, new_THX):
+        old_TRX[:, high:] = 0  # the last strip's rest, of which nothing is kept
+        for start in range(0, len(frames), together):
+            part = frames[start : start + together]
+            count = len(part)
+            for old_RX, frame_HWC in zip(old_TRX, part, strict=False):
+                seen_HWC = frame_HWC[rows.first : rows.end, columns.first : columns.end]
+                old_RX[:high].reshape(seen_HWC.shape)[...] = seen_HWC
+            narrow_SRX = narrow_TRX[:count].reshape(-1, strip, new_wide)
+            _narrow(old_TRX[:count].reshape(-1, strip, old_wide), columns, narrow_SRX)
+            _shorten(narrow_TRX[:count], rows, new_THX[:count])
+            new_THWC = new_THX[:count].reshape(count, down.kept, right.kept, 3)
+            np.add(new_THWC, 0.5, out=fitted_THWC[start : start + count], casting="unsafe")  # uint8 is rounded down
+
+
+@contextmanager
+def _borrow(
+    shapes: Sequence[tuple[int, ...]], dtype: np.dtype[np.floating]
+) -> Iterator[list[npt.NDArray[np.floating]]]:
+    """Arrays of these shapes that hold anything, in memory that no other thread has meanwhile."""
+    sizes = [prod(shape) * dtype.itemsize for shape in shapes]
+    try:
+        memory = _IDLE.pop()
+    except IndexError:
+        memory = np.empty(0, np.uint8)
+    if memory.size < sum(sizes):
+        memory = np.empty(sum(sizes), np.uint8)
+    parts, start = [], 0
+    for shape, size in zip(shapes, sizes, strict=True):
+        parts.append(memory[start : start + size].view(dtype).reshape(shape))
+        start += size
+    yield parts
+    if memory.size <= _KEPT:
+        _IDLE.append(memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +165,7 @@ def _shorten(old_TRX: npt.NDArray[np.floating], side: _Side, new_THX: npt.NDArra
 @lru_cache(maxsize=64)
 def _weigh_columns(old: int, cut: _Cut) -> _Side:
     """Weights for values whose three colours lie side by side: each is made of its own kind, the others weigh 0."""
-    side = _weigh(old, cut, _COLUMNS)
+    side = _weigh(old, cut, _COLUMNS if old < 2 * cut.resized else _COLUMNS // 2)
     blocks = tuple(
         _Block(
             slice(3 * block.new.start, 3 * block.new.stop),
