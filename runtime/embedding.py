@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,10 +27,12 @@ from .encoding import EncodeOptions, Encoding, OnError, OutputValue
 from .metrics import EngineMetrics
 from .quantized_rows import EmbeddingArray, EmbeddingPrecision, check_precision, quantize_rows
 from .sampling import Pad, parse_sampling
-from .stream import EmbeddingStream, open_stream
-from .stream_source import Playing, Source
 from .video_folder import expand_folders, is_single
 from .waiting_line import WhenFull
+
+if TYPE_CHECKING:  # what an app without a stream does not wait for
+    from .stream import EmbeddingStream
+    from .stream_source import Source
 
 
 class EmbeddingEngine(AbstractContextManager["EmbeddingEngine"]):
@@ -213,17 +216,20 @@ class EmbeddingEngine(AbstractContextManager["EmbeddingEngine"]):
 
     def stream(
         self,
-        source: str | Path | Source,
+        source: "str | Path | Source",
         *,
         stride: str = "1s",
         sampling: str = "fps:4",
         loop: bool = False,
         speed: float = 1.0,
-    ) -> EmbeddingStream:
+    ) -> "EmbeddingStream":
         """Embed a file as if live, `/dev/videoN` or `rtsp://`: the newest window each `stride`; older ones are dropped.
 
         More can be chosen by `runtime.stream.open_stream`. Close the stream before the engine.
         """
+        from .stream import open_stream  # noqa: PLC0415
+        from .stream_source import Playing  # noqa: PLC0415
+
         playing = Playing(sampling=sampling, loop=loop, speed=speed)
         return open_stream(self.queue, source, stride=stride, playing=playing)
 
