@@ -108,7 +108,7 @@ bench-cost: install  ## what measuring adds to a backend that spins for a known 
 	test -f artifacts/tiny/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --layers 1 --frames 2 --size 32 --no-simplify -o artifacts/tiny
 	$(BIN)/python -m benchmarks.bench_cost artifacts/tiny
 
-bench-start: install  ## from nothing to the first embedding of ViT-L: import, hash, load, first clip, beside transformers; exit 1 if the import takes the processor more than 0.3 s
+bench-start: install  ## from nothing to the first embedding of ViT-L: import, hash, load, first clip, beside transformers; exit 1 if the import takes more than 0.3 s
 	test -f artifacts/vitl-16x256-fp32/manifest.json || $(VJEPA2) export random --model vitl --seed 0 --frames 16 -o artifacts/vitl-16x256-fp32
 	$(BIN)/python benchmarks/start.py artifacts/vitl-16x256-fp32
 

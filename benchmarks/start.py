@@ -1,7 +1,8 @@
 """How long does it take from nothing to the first embedding of ViT-L, here and in transformers?
 
 Every row is a fresh process; the two take turns, so that a busy machine is busy for both. The files are in the page
-cache for both: the first round is thrown away. Exit status 1 if the import alone takes the processor too long.
+cache for both: the first round is thrown away. Exit status 1 if the import alone, which is tried more often, takes too
+long by the clock; the threads that numpy's BLAS starts beside it count for the processor, and keep nobody waiting.
 """
 
 import json
@@ -20,7 +21,7 @@ from vjepa2.bundle import Bundle
 from vjepa2.spec import ModelSpec
 
 ROUNDS = 3
-IMPORT_CPU_S = 0.3  # of `import vjepa2.runtime`, without what Python itself takes to start
+IMPORTS, IMPORT_S = 21, 0.3  # of `import vjepa2.runtime`, without what Python itself takes to start
 STEPS = ("import", "hash", "load", "first clip", "second clip", "all to the first clip")
 Times = dict[str, float]
 _WATCH = """
@@ -108,23 +109,25 @@ def main(folder: str) -> int:
     checkpoint = Path(folder).with_name(f"{manifest.model.name}-transformers-random")
     save_random_checkpoint(checkpoint, manifest.model)
     shape = json.dumps(manifest.clip.shape()[1:])
-    rows = take_turns(
-        lambda: run(_BLOCK + _IMPORT), lambda: run(_OURS, folder), lambda: run(_THEIRS, str(checkpoint), shape)
-    )
-    bare = rows.pop("import")
+    imports = [run(_BLOCK + _IMPORT)[1] for _ in range(IMPORTS)]
+    bare = {step: statistics.median(times[step] for times in imports) for step in imports[0]}
+    least_s = min(times["import"] for times in imports)
+    rows = take_turns(lambda: run(_OURS, folder), lambda: run(_THEIRS, str(checkpoint), shape))
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "openvino", "torch", "transformers"))
     print(f"{date.today()}, {platform.machine()}, Python {platform.python_version()}, {versions}: ", end="")
     print(f"{manifest.model.name}, {manifest.clip.frames} frames, median of {ROUNDS} rounds\n")
     print(
-        f"`import vjepa2.runtime` without torch: {bare['import']:.2f} s, {bare['processor']:.2f} s of the processor\n"
+        f"`import vjepa2.runtime` without torch, median of {IMPORTS}: {bare['import']:.2f} s (least {least_s:.2f}), ",
+        end="",
     )
+    print(f"{bare['processor']:.2f} s of the processor\n")
     print(f"| seconds | {' | '.join(STEPS)} |\n|{'---|' * (len(STEPS) + 1)}")
     for ran, times in rows.items():
         times["all to the first clip"] = sum(times.values()) - times["second clip"]
         cells = (f"{times[step]:.2f}" if step in times else "" for step in STEPS)
         print(f"| {ran} | {' | '.join(cells)} |")
-    if bare["processor"] > IMPORT_CPU_S:
-        print(f"the import took {bare['processor']:.2f} s; it may take {IMPORT_CPU_S} s", file=sys.stderr)
+    if bare["import"] > IMPORT_S:
+        print(f"the import took {bare['import']:.2f} s; it may take {IMPORT_S} s", file=sys.stderr)
         return 1
     return 0
 
