@@ -67,8 +67,8 @@ probe-tensorrt: install edge  ## hold our lists of five TensorRTs to their real 
 	@test -n '$(PYTHON310)' || { echo 'no Python 3.10 is here, which all five have bindings for; give PYTHON310=...' >&2; exit 2; }
 	$(BIN)/python tests/probe_tensorrt.py $(PYTHON310) .venv-tensorrt
 
-test: install edge  ## the tests, without those of full-size models
-	$(BIN)/python -m pytest
+test: install edge  ## the tests, without those of full-size models, two at a time
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-full: install  ## the tests of full-size models: about a quarter of an hour
 	$(BIN)/python -m pytest -m slow --timeout 3600

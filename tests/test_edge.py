@@ -171,6 +171,7 @@ def test_the_tests_of_the_runtime_are_found() -> None:
 
 
 @needs_edge
+@pytest.mark.timeout(1500)
 def test_every_test_of_the_runtime_passes(
     exported: Path, in_threes: Path, dynamic: Path, smallest: Path, tmp_path: Path
 ) -> None:
