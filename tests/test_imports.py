@@ -326,6 +326,7 @@ def test_an_app_imports_what_it_needs_and_nothing_that_measures_or_proves() -> N
     assert {"embedding", "decoder", "backends.choice"} <= ours
     later = ("bench", "corpus", "evidence", "latency", "machine_state", "parity", "reference", "report")
     assert {name for name in ours if name.startswith(later)} == set()
+    assert not {"stream", "stream_source", "stream_windows"} & ours, "an app without a stream does not wait for these"
     assert {name.partition(".")[0] for name in modules} & (HEAVY | {"vjepa2.export"}) == {"numpy"}
     done = run_blocked(set(), "import vjepa2.runtime; vjepa2.runtime.measure")
     assert "AttributeError: module 'vjepa2.runtime' has no attribute 'measure'" in done.stderr

@@ -1,6 +1,7 @@
 """Are frames resized and cropped as the model was trained?"""
 
 import hashlib
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -103,6 +104,23 @@ def test_threads_products_and_the_order_of_memory_change_nothing(
     turned = frames.transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3)
     for other in (frames, list(frames), turned, frames[:, :, ::-1][:, :, ::-1]):
         assert np.array_equal(fit_clip(other, SMALL, threads=3), expected)
+
+
+def test_what_memory_held_before_changes_nothing_and_nobody_shares_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 501, 700, 3), dtype=np.uint8)
+    idle = deque[FramesArray]()
+    monkeypatch.setattr(fitting, "_IDLE", idle)
+    expected = fit_frames(frames, SMALL)
+    (memory,) = idle
+    memory.fill(255)  # of float32 and of float64 a NaN
+    assert np.array_equal(fit_frames(frames, SMALL), expected)
+    assert idle[0] is memory, "it was taken again"
+    with fitting._borrow([(5,)], np.dtype(np.float32)) as mine, fitting._borrow([(5,)], np.dtype(np.float32)) as others:
+        assert not np.shares_memory(mine[0], others[0])
+    monkeypatch.setattr(fitting, "_KEPT", memory.size - 1)
+    idle.clear()
+    fit_frames(frames, SMALL)
+    assert not idle, "what is too large is freed"
 
 
 def test_the_16_by_9_margin_is_rounded_down_or_to_the_even_number() -> None:

@@ -26,9 +26,7 @@ _COLUMNS = 16  # the same, and half as many where each is made of many old ones;
 _TOGETHER = 2_500_000  # bytes of old pixels in one product: more keep BLAS busy, fewer fit the cache
 _PRODUCT = 4 * 65536  # multiplications up to which OpenBLAS leaves threads to its caller: beyond, both fight for cores
 _EXACT_BITS = 16  # of a weight: times 255 it fits the 24 bits of a float32
-_KEPT = (
-    16_000_000  # bytes that a thread works in and leaves to the next: new pages take longer than what is done in them
-)
+_KEPT = 16_000_000  # bytes to work in that are left to the next: fresh pages would take as long as the work
 _IDLE: deque[npt.NDArray[np.uint8]] = deque(maxlen=8)
 
 
@@ -109,7 +107,7 @@ def _cut(frames: PixelArray | Sequence[PixelArray], down: _Cut, right: _Cut, fit
 def _borrow(
     shapes: Sequence[tuple[int, ...]], dtype: np.dtype[np.floating]
 ) -> Iterator[list[npt.NDArray[np.floating]]]:
-    """Arrays of these shapes that hold anything, in memory that no other thread has meanwhile."""
+    """Arrays of these shapes that hold anything, in memory that nobody else has meanwhile."""
     sizes = [prod(shape) * dtype.itemsize for shape in shapes]
     try:
         memory = _IDLE.pop()
