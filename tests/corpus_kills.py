@@ -1,6 +1,7 @@
-"""How is a corpus run stopped at a named point: by an audit hook in each process, and by nothing of its own."""
+"""How is a corpus run killed or held at a named point: by an audit hook in each process, and by nothing of its own."""
 
 import os
+import select
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import os, signal, sys, time
 def _watch():
     wanted, once = os.environ.get("CORPUS_KILL", ""), os.environ.get("CORPUS_ONCE", "")
     log = os.open(os.environ["CORPUS_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+    held, first, every = os.environ.get("CORPUS_HOLD", ":1:1").split(":")
+    doors = [os.open(os.environ["CORPUS_LOG"] + end, os.O_RDWR | os.O_CLOEXEC) for end in (".held", ".go") if held]
     seen = {}
 
     def hook(event, arguments):
@@ -27,6 +30,9 @@ def _watch():
                 except FileExistsError:
                     return
             os.kill(os.getpid(), signal.SIGKILL)
+        if point == held and seen[point] >= int(first) and (seen[point] - int(first)) % int(every) == 0:
+            os.write(doors[0], f"{time.monotonic()}\\n".encode())
+            os.read(doors[1], 1)
 
     sys.addaudithook(hook)
 
@@ -50,6 +56,31 @@ def watch_points(folder: Path, kill: str = "", *, again: bool = False) -> dict[s
         "CORPUS_KILL": kill,
         "CORPUS_ONCE": "" if again else str(folder / "killed"),
     }
+
+
+class Turns:
+    """What lets processes with its environment go on, from one pause to the next."""
+
+    def __init__(self, folder: Path, point: str, first: int, every: int) -> None:
+        self.environment = watch_points(folder) | {"CORPUS_HOLD": f"{point}:{first}:{every}"}
+        for end in (".held", ".go"):
+            os.mkfifo(f"{folder}/points.log{end}")
+        self._held, self._go = (os.open(f"{folder}/points.log{end}", os.O_RDWR) for end in (".held", ".go"))
+
+    def wait(self, within_s: float = 120.0) -> float:
+        """When it was held, by the monotonic clock; a `TimeoutError` if it is not."""
+        if not select.select([self._held], [], [], within_s)[0]:
+            raise TimeoutError(f"nothing came to be held within {within_s:g} s")
+        return float(os.read(self._held, 64))
+
+    def go(self, pauses: int = 1) -> None:
+        """Let it go on, beyond so many pauses."""
+        os.write(self._go, b"." * pauses)
+
+    def close(self) -> None:
+        """Give up the pipes."""
+        os.close(self._held)
+        os.close(self._go)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,118 +1,164 @@
-"""What does it cost to embed in shards, in other processes, or by Ray, beside a bare loop over the same videos?
+"""What do shards, other processes and Ray cost beside a bare loop over the same videos?
 
-A bare loop is `EmbeddingEngine.encode` in one process. Of a run the time from a worker's model being ready to the last
-shard being counted is taken, so that a start, which a longer corpus has once, is told apart. CPU seconds, which are of
-the loop or of driver and worker, without the decoder that all have, say more than the clock does on a busy machine.
+A bare loop is `EmbeddingEngine.encode` in one process. It and a run of each kind, of one worker, live at the same time
+and go on by turns of so many clips, held between a batch that was computed and the next: a machine whose speed swings
+does so for all alike, and what starting takes, which a longer corpus has once, is over before the first turn. Turns
+begin and end inside a shard, so that each has as many ends of shards as its clips have.
 """
 
-import json
+import math
+import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from tests.corpus_kills import read_passages
+from tests.corpus_kills import Turns
 
-from .runs import Case, make_case
+from .runs import BACKEND, Case, make_case
 
-ROUNDS = 3
 SHARDS = (4, 8, 16, 32, 64)
+TURN = 32  # clips
 WITHIN, OVERHEAD = 0.05, 0.03
+CERTAIN = 0.015  # the largest standard error with which a run passes
 _BARE = """
-import json, sys, time
+import sys
 from vjepa2.bundle import Bundle
 from vjepa2.runtime import EmbeddingEngine, open_backend
-videos = json.loads(sys.stdin.read())
-with EmbeddingEngine(open_backend(Bundle.open(sys.argv[1]), "onnxruntime", threads=1)) as engine:
-    engine.encode(videos[:1])
-    begun_s, used_s = time.perf_counter(), time.process_time()
+from vjepa2.runtime.corpus_points import pass_point
+
+class Pausing:
+    def __init__(self, backend):
+        self._backend = backend
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+    def run(self, *words):
+        outputs = self._backend.run(*words)
+        pass_point("batch_embedded")
+        return outputs
+
+videos = open(sys.argv[2]).read().splitlines()
+with EmbeddingEngine(Pausing(open_backend(Bundle.open(sys.argv[1]), "onnxruntime", threads=1))) as engine:
     engine.encode(videos)
-    print(json.dumps([time.perf_counter() - begun_s, time.process_time() - used_s]))
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What one run took."""
+class _Runner:
+    """A process that goes on by turns."""
 
-    start_s: float
-    wall_s: float
-    cpu_s: float
+    def __init__(self, name: str, folder: Path, words: Sequence[str], first: int) -> None:
+        self.name = name
+        self._turns = Turns(folder, "batch_embedded", first, TURN)
+        self._words = (folder / "words").open("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, *words],
+            env=os.environ | self._turns.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=self._words,
+        )
+        self.start_s = self._turn(time.monotonic())
+
+    def turn(self) -> float:
+        """Seconds that a turn takes."""
+        begun_s = time.monotonic()
+        self._turns.go()
+        return self._turn(begun_s)
+
+    def _turn(self, begun_s: float) -> float:
+        try:
+            return self._turns.wait() - begun_s
+        except TimeoutError as error:
+            raise RuntimeError(f"{self.name}: {error}; exit status {self._process.poll()}: {self._say()}") from error
+
+    def finish(self) -> None:
+        """Let it end; a `RuntimeError` if it does not end well."""
+        self._turns.go(99)
+        if self._process.wait():
+            raise RuntimeError(f"{self.name}: exit status {self._process.returncode}: {self._say()}")
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        self._words.close()
+        self._turns.close()
+
+    def _say(self) -> str:
+        self._words.seek(0)
+        return self._words.read()[-500:]
 
 
 def measure_cost(
     videos: Path, bundle: Path, folder: Path, ways: tuple[str, ...], shards: tuple[int, ...] = SHARDS
 ) -> dict[str, object]:
-    """What each takes, in turns, and the medians of that beside the bare loop of its round."""
+    """Seconds of each by turns, beside the bare loop's."""
     count = len(list(videos.iterdir()))
+    shutil.rmtree(folder, ignore_errors=True)
     cases = {number: make_case(videos, bundle, folder / str(number), -(-count // number)) for number in shards}
-    taken: dict[str, list[Taken]] = {"bare": []}
-    for _ in range(ROUNDS):
-        taken["bare"].append(_run_bare(cases[shards[0]]))
-        for number, case in cases.items():
-            taken.setdefault(f"local, {number} shards", []).append(_run(case, "local"))
+    first = -(-count // max(shards)) // 2  # the middle of the smallest shard, and inside of all others
+    with ExitStack() as stack:
+        runners = [_start_bare(cases[shards[0]], folder / "bare", first)]
+        stack.callback(runners[0].close)
         for way in ways:
-            if way != "local":
-                taken.setdefault(f"{way}, {shards[0]} shards", []).append(_run(cases[shards[0]], way))
-    local = [f"local, {number} shards" for number in shards]
-    return {"videos": count, "rounds": ROUNDS} | _judge(taken, local, count)
+            for number in shards if way == "local" else shards[:1]:
+                case = cases[number]
+                runners.append(_start_run(f"{way}, {number} shards", case, way, folder / f"{way}-{number}", first))
+                stack.callback(runners[-1].close)
+        seconds: dict[str, list[float]] = {runner.name: [] for runner in runners}
+        for number in range((count - first) // TURN):
+            at = number % len(runners)
+            for runner in runners[at:] + runners[:at]:
+                seconds[runner.name].append(runner.turn())
+        for runner in runners:
+            runner.finish()
+        starts = {runner.name: runner.start_s for runner in runners}
+    return {"videos": count, "clips_a_turn": TURN} | judge_cost(seconds, starts)
 
 
-def _judge(taken: dict[str, list[Taken]], local: list[str], count: int) -> dict[str, object]:
-    rows = {}
-    for name, runs in taken.items():
-        rows[name] = {
-            "ms_a_clip": round(1000 * statistics.median(run.wall_s for run in runs) / count, 2),
-            "cpu_ms_a_clip": round(1000 * statistics.median(run.cpu_s for run in runs) / count, 2),
-            "start_s": round(statistics.median(run.start_s for run in runs), 2),
-            "over_bare_loop": round(_ratio(runs, taken["bare"], "wall_s") - 1, 4),
-            "cpu_over_bare_loop": round(_ratio(runs, taken["bare"], "cpu_s") - 1, 4),
+def judge_cost(seconds: dict[str, list[float]], starts: dict[str, float]) -> dict[str, object]:
+    """What each took beside the bare loop, and the runs with more shards beside that with the fewest."""
+    bare = seconds["bare"]
+    local = [name for name in seconds if name.startswith("local")]
+    rows = {
+        name: {
+            "ms_a_clip": round(1000 * sum(turns) / len(turns) / TURN, 2),
+            "start_s": round(starts[name], 2),
+            "over_bare_loop": round(sum(turns) / sum(bare) - 1, 4),
+            "uncertain_by": round(_find_error(turns, bare), 4),
+            "turns_s": [round(each, 3) for each in turns],
         }
-    spread = {
-        kind: round(max(abs(_ratio(taken[name], taken[local[0]], kind) - 1) for name in local), 4)
-        for kind in ("wall_s", "cpu_s")
+        for name, turns in seconds.items()
     }
-    over = statistics.median(rows[name]["over_bare_loop"] for name in local)
+    spread = max(abs(sum(seconds[name]) / sum(seconds[local[0]]) - 1) for name in local)
+    over = statistics.median(sum(seconds[name]) / sum(bare) - 1 for name in local)
+    error = max(_find_error(seconds[name], bare) for name in local)
     return {
         "runs": rows,
-        "throughput_spread": spread["wall_s"],
-        "cpu_spread": spread["cpu_s"],
-        "local_over_bare_loop": over,
-        "local_cpu_over_bare_loop": statistics.median(rows[name]["cpu_over_bare_loop"] for name in local),
-        "limits": {"throughput_spread": WITHIN, "local_over_bare_loop": OVERHEAD},
-        "passed": spread["wall_s"] <= WITHIN and over <= OVERHEAD,
+        "throughput_spread": round(spread, 4),
+        "local_over_bare_loop": round(over, 4),
+        "uncertain_by": round(error, 4),
+        "limits": {"throughput_spread": WITHIN, "local_over_bare_loop": OVERHEAD, "uncertain_by": CERTAIN},
+        "passed": spread <= WITHIN and over <= OVERHEAD and error <= CERTAIN,
     }
 
 
-def _ratio(ours: list[Taken], others: list[Taken], kind: str) -> float:
-    """The median over pairs that were measured in the same round."""
-    ratios: list[float] = [getattr(mine, kind) / getattr(its, kind) for mine, its in zip(ours, others, strict=True)]
-    return statistics.median(ratios)
+def _find_error(turns: list[float], bare: list[float]) -> float:
+    """The standard error of their ratio, by how it differs from turn to turn."""
+    ratios = [one / other for one, other in zip(turns, bare, strict=True)]
+    return statistics.stdev(ratios) / math.sqrt(len(ratios))
 
 
-def _run_bare(case: Case) -> Taken:
-    words = [sys.executable, "-c", _BARE, str(case.bundle)]
-    videos = json.dumps(case.plan.table["video"].to_pylist())
-    begun_s = time.monotonic()
-    done = subprocess.run(words, input=videos, capture_output=True, text=True, check=True)
-    wall_s, cpu_s = json.loads(done.stdout)
-    return Taken(time.monotonic() - begun_s - wall_s, wall_s, cpu_s)
+def _start_bare(case: Case, folder: Path, first: int) -> _Runner:
+    folder.mkdir(parents=True)
+    (folder / "videos").write_text("\n".join(case.plan.table["video"].to_pylist()))
+    return _Runner("bare", folder, ["-c", _BARE, str(case.bundle), str(folder / "videos")], first)
 
 
-def _run(case: Case, way: str) -> Taken:
-    """A run with one worker."""
-    case.clear()
-    begun_s = time.monotonic()
-    run = case.start("--on", way, "--workers", "1")
-    words = run.communicate()[1]
-    if run.returncode:
-        raise RuntimeError(words)
-    passages = read_passages(case.notes)
-    ready = next(each for each in passages if each.point == "run_claimed")
-    listed = next(each for each in passages if each.point == "shards_listed")
-    counted = [each for each in passages if each.point == "shard_counted"][-1]
-    made = [each for each in passages if each.process == ready.process][-1]
-    cpu_s = made.cpu_s - ready.cpu_s + counted.cpu_s - listed.cpu_s
-    return Taken(ready.time_s - begun_s, counted.time_s - ready.time_s, cpu_s)
+def _start_run(name: str, case: Case, way: str, folder: Path, first: int) -> _Runner:
+    """A run of one worker."""
+    command = ["-m", "vjepa2", "corpus", "run", str(case.file), str(case.bundle), "-o", str(folder / "output")]
+    return _Runner(name, folder, [*command, *BACKEND, "--on", way, "--workers", "1"], first)
