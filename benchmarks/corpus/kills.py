@@ -11,8 +11,8 @@ from vjepa2.runtime.corpus_seal import CorpusSeal
 
 from .runs import Case, find_faults
 
-_KINDS = {"worker": "corpus_worker", "decoder": "decode_worker"}
 _PATIENCE_S = 90.0
+_IN_VAIN = 3  # corpora in a row that end before anything of theirs was killed
 
 
 class Chaos:
@@ -32,14 +32,18 @@ class Chaos:
         """Kill each target, in a random order, at random moments of runs that are finished and verified in the end."""
         self._random.shuffle(targets)
         self._case.clear()
-        while targets:
+        vain = 0
+        while targets and vain < _IN_VAIN:
             if self._run is None:
                 self._run = self._case.start("--on", self._way, "--workers", "2")
             self._wait(self._random.uniform(0.3, 2.5))
             if self._ended():
-                continue
-            if self._kill(targets[-1]):
+                vain += 1
+            elif self._kill(targets[-1]):
                 targets.pop()
+                vain = 0
+        if targets:
+            self.faults.append(f"{vain} corpora ended before a {targets[-1]} of theirs was killed")
         while self._run is None or not self._ended(final=True):
             if self._run is None:
                 self._run = self._case.start("--on", self._way, "--workers", "2")
@@ -48,7 +52,7 @@ class Chaos:
     def _wait(self, seconds: float) -> None:
         """Let a run go on, once its workers have their models."""
         begun_s = time.monotonic()
-        while self._is_running() and not self._case.processes("decode_worker"):
+        while self._is_running() and not self._case.decoders():
             if time.monotonic() - begun_s > _PATIENCE_S:
                 self.faults.append("a run has no worker that decodes")
                 return
@@ -63,7 +67,7 @@ class Chaos:
     def _kill(self, target: str) -> bool:
         assert self._run is not None
         if target == "driver":
-            self.ended_workers += len(self._case.processes("corpus_worker"))
+            self.ended_workers += len(self._case.workers())
             self._run.kill()
             self._run.communicate()
             self._run = None
@@ -82,8 +86,8 @@ class Chaos:
     def _find(self, target: str) -> list[psutil.Process]:
         """Processes of a kind; Ray's actors hide theirs, and are known by their children."""
         if target != "Ray actor":
-            return self._case.processes(_KINDS[target])
-        parents = (worker.parent() for worker in self._case.processes("corpus_worker"))
+            return self._case.workers() if target == "worker" else self._case.decoders()
+        parents = (worker.parent() for worker in self._case.workers())
         return [parent for parent in parents if parent is not None and parent.name().startswith("ray::")]
 
     def _ended(self, *, final: bool = False) -> bool:

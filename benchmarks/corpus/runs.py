@@ -62,14 +62,24 @@ class Case:
         environment = os.environ | watch_points(self.notes, kill)
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    def processes(self, kind: str) -> list[psutil.Process]:
-        """Running processes of this case's runs, "corpus_worker" or "decode_worker"."""
+    def workers(self) -> list[psutil.Process]:
+        """Running workers of this case's runs."""
         found = []
         for process in psutil.process_iter():
             try:
-                words = " ".join(process.cmdline())
-                if kind in words and process.environ().get("CORPUS_LOG") == str(self.notes / "points.log"):
+                named = "corpus_worker" in " ".join(process.cmdline())
+                if named and process.environ().get("CORPUS_LOG") == str(self.notes / "points.log"):
                     found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def decoders(self) -> list[psutil.Process]:
+        """Running decoders of those workers; they have nothing of our environment."""
+        found = []
+        for worker in self.workers():
+            try:
+                found += [child for child in worker.children() if "decode_worker" in " ".join(child.cmdline())]
             except psutil.Error:
                 continue
         return found
