@@ -65,7 +65,7 @@ class Proof:
         videos = self._folder / "cost"
         videos.mkdir(exist_ok=True)
         whole = [file for file in sorted((self._folder / "videos").iterdir()) if file.stat().st_size > 100]
-        for file in whole[:1024]:
+        for file in whole[:1536]:
             if not (videos / file.name).exists():
                 os.link(file, videos / file.name)
         return measure_cost(videos, self._folder / "small", self._folder / "work-cost", self.ways)

@@ -1,14 +1,18 @@
-"""Does the proof of what corpus runs cost fail where it must, and are processes held where it says?"""
+"""Do the proofs of corpus runs fail where they must, and are processes held where they say?"""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from benchmarks.corpus.cost import judge_cost
+from benchmarks.corpus.kills import Chaos
+from benchmarks.corpus.runs import Case
 from tests.corpus_kills import Turns
+from vjepa2.runtime.corpus_seal import CorpusSeal
 
 
 def judge(four: list[float], sixteen: list[float]) -> dict[str, object]:
@@ -54,3 +58,31 @@ def test_a_process_is_held_at_its_point_until_it_may_go_on(tmp_path: Path) -> No
         process.kill()
         process.wait()
         turns.close()
+
+
+class NothingToKill:
+    """A corpus whose runs end at once, as if their processes could not be found."""
+
+    def start(self, *words: str) -> "subprocess.Popen[str]":
+        """A run that some videos ended badly for."""
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], stderr=subprocess.PIPE, text=True)
+
+    def clear(self) -> None:
+        """Nothing."""
+
+    def workers(self) -> list[object]:
+        """None."""
+        return []
+
+    decoders = workers
+
+    def points(self) -> list[str]:
+        """None."""
+        return []
+
+
+def test_kills_that_find_nothing_to_kill_end_as_a_fault() -> None:
+    chaos = Chaos(cast(Case, NothingToKill()), cast(CorpusSeal, None), "local", seed=0)
+    chaos.spend(["worker"] * 4)
+    assert "3 corpora ended before a worker of theirs was killed" in chaos.faults
+    assert not chaos.kills
