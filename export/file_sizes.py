@@ -7,17 +7,13 @@ from vjepa2.manifest import Precision
 from vjepa2.spec import ClipSpec, ModelSpec
 
 _ALIGNMENT = 4096  # bytes: of every tensor in the file of weights
-_NODE_BYTES = 170  # of a graph's file: a node with its names
-_BLOCK_NODES = 35
 
-# bytes of a weight that a MatMul reads: of a block's linear layers, and of the projection of patches
-MATRIX_BYTES: dict[Precision, tuple[int, int]] = {
-    "fp32": (4, 4),
-    "fp16": (2, 2),
-    "bf16": (2, 2),
-    "int8": (1, 2),
-    "fp8": (1, 2),
-}
+# bytes of portable.onnx for a block, its names among them, with casts in 16 bits and Q and DQ in 8
+_GRAPH_BYTES: dict[Precision, int] = {"fp32": 5800, "fp16": 6400, "bf16": 6400, "int8": 8500, "fp8": 8500}
+
+# bytes of a number in a block's matrices; the projection of patches is float32 whatever the precision
+_MATRIX_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +21,7 @@ class StoredTensor:
     """A tensor of the file of weights; `is_table` if it belongs to the clip, not to the checkpoint."""
 
     elements: int
-    element_bytes: int
+    element_bytes: int = _FLOAT_BYTES
     is_table: bool = False
 
     @property
@@ -35,27 +31,33 @@ class StoredTensor:
 
 
 def list_tensors(model: ModelSpec, clip: ClipSpec, precision: Precision) -> Iterator[StoredTensor]:
-    """Everything that export stores; vectors, gains and tables stay float32, as do an 8-bit matrix's scales."""
-    dim, wide = model.dim, model.mlp_dim
-    of_blocks, of_patches = MATRIX_BYTES[precision]
-    yield StoredTensor(model.clip.patch_values * dim, of_patches)
-    yield StoredTensor(dim, 4)
+    """Everything that export stores: matrices of blocks in their precision, what is beside them mostly float32."""
+    dim = model.dim
+    yield StoredTensor(model.clip.patch_values * dim)
+    yield StoredTensor(dim)
     if model.levels:  # the other kind of clip's projection, and the two vectors that name the kinds
-        yield StoredTensor(model.clip.patch_values // model.clip.tubelet * dim, of_patches)
-        yield from (StoredTensor(dim, 4) for _ in range(3))
+        yield StoredTensor(model.clip.patch_values // model.clip.tubelet * dim)
+        yield from (StoredTensor(dim) for _ in range(3))
     for _ in range(model.depth):
-        for rows, columns in ((dim, 3 * dim), (dim, dim), (dim, wide), (wide, dim)):
-            yield StoredTensor(rows * columns, of_blocks)
-            yield StoredTensor(columns, 4)
-            if of_blocks == 1:
-                yield StoredTensor(columns, 4)  # a scale for each output channel
-        yield from (StoredTensor(dim, 4) for _ in range(4))
-    yield from (StoredTensor(dim, 4) for _ in range(2 * max(1, len(model.levels))))
-    yield StoredTensor(clip.tokens, 4, is_table=True)  # averages the tokens
+        yield from _list_block(model, precision)
+    yield from (StoredTensor(dim) for _ in range(2 * max(1, len(model.levels))))
+    yield StoredTensor(clip.tokens, is_table=True)  # averages the tokens
     if model.positions == "sincos":
-        yield StoredTensor(clip.tokens * dim, 4, is_table=True)
+        yield StoredTensor(clip.tokens * dim, is_table=True)
     else:
-        yield from (StoredTensor(clip.tokens * model.head_dim, 4, is_table=True) for _ in range(2))
+        yield from (StoredTensor(clip.tokens * model.head_dim, is_table=True) for _ in range(2))
+
+
+def _list_block(model: ModelSpec, precision: Precision) -> Iterator[StoredTensor]:
+    """Four linear layers and two LayerNorms; of the biases only qkv's is added in 16 bits, as attention reads it."""
+    dim, wide = model.dim, model.mlp_dim
+    layers = {"qkv": (dim, 3 * dim), "proj": (dim, dim), "fc1": (dim, wide), "fc2": (wide, dim)}
+    for name, (rows, columns) in layers.items():
+        yield StoredTensor(rows * columns, _MATRIX_BYTES[precision])
+        yield StoredTensor(columns, 2 if name == "qkv" and precision in ("fp16", "bf16") else _FLOAT_BYTES)
+        if precision in ("int8", "fp8"):
+            yield StoredTensor(columns if precision == "int8" else 1)  # scales: of each column, or of all
+    yield from (StoredTensor(dim) for _ in range(4))
 
 
 def weights_file_bytes(tensors: list[StoredTensor]) -> int:
@@ -66,6 +68,6 @@ def weights_file_bytes(tensors: list[StoredTensor]) -> int:
     return end
 
 
-def graph_file_bytes(model: ModelSpec) -> int:
-    """About the size of one graph, which holds no weights."""
-    return (model.depth + 1) * _BLOCK_NODES * _NODE_BYTES
+def graph_file_bytes(model: ModelSpec, precision: Precision) -> int:
+    """About the size of one graph, which holds no weights; beside its blocks stands half a block's worth."""
+    return (2 * model.depth + 1) * _GRAPH_BYTES[precision] // 2

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vjepa2.spec import ClipSpec
+from vjepa2.manifest import Precision
 
 from .devices import Device
 from .memory import Engine, MemoryPlan
@@ -32,31 +32,39 @@ class DeviceFit:
     source: str
 
 
-def fit_device(plan_frames: Planner, clip: ClipSpec, device: Device) -> DeviceFit:
-    """Judge the plan of `clip`, and by `plan_frames` those of longer and shorter ones."""
-    plan = plan_frames(clip.frames)
+def fit_device(plan_frames: Planner, frames: int, device: Device, *, tubelet: int) -> DeviceFit:
+    """Judge the plan of a clip of `frames`, and by `plan_frames` those of other multiples of `tubelet`."""
+    plan = plan_frames(frames)
+    needs_bytes = count_needs(plan, device)
+    fits = needs_bytes <= device.usable_bytes
+    longest = find_longest(lambda count: count_needs(plan_frames(count), device), tubelet, device.usable_bytes)
     return DeviceFit(
         device=device.name,
         engine=plan.engine,
         precision=plan.precision,
-        needs_bytes=plan.run_bytes,
+        needs_bytes=needs_bytes,
         usable_bytes=device.usable_bytes,
         memory_bytes=device.memory_bytes,
         is_shared=device.is_shared,
-        fits=plan.run_bytes <= device.usable_bytes,
+        fits=fits,
         builds=_builds(plan, device),
         arithmetic_ms=_arithmetic_ms(plan, device),
         bandwidth_ms=_moved_bytes(plan) / device.gigabytes_per_second / 1e6,
-        longest_frames=find_longest(plan_frames, clip.tubelet, device.usable_bytes),
+        longest_frames=max(longest, frames if fits else 0),  # an image may fit where no clip does
         source=device.source,
     )
 
 
-def find_longest(plan_frames: Planner, tubelet: int, usable_bytes: int) -> int:
-    """Frames of the longest clip, a multiple of `tubelet`, whose call fits into `usable_bytes`; 0 if none does."""
+def count_needs(plan: MemoryPlan, device: Device) -> int:
+    """Bytes of the device's memory that a run takes: what the host holds is in it where the two share it."""
+    return plan.run_bytes + (plan.host_bytes if device.is_shared else 0)
+
+
+def find_longest(needs_of: Callable[[int], int], tubelet: int, usable_bytes: int) -> int:
+    """Frames of the longest clip, a multiple of `tubelet`, that needs at most `usable_bytes`; 0 if none does."""
 
     def fits(tubelets: int) -> bool:
-        return plan_frames(tubelets * tubelet).run_bytes <= usable_bytes
+        return needs_of(tubelets * tubelet) <= usable_bytes
 
     high = 1
     while fits(high):
@@ -76,14 +84,18 @@ def _builds(plan: MemoryPlan, device: Device) -> bool | None:
 
 
 def _arithmetic_ms(plan: MemoryPlan, device: Device) -> float | None:
-    """Operations over the dense peak; attention stays in 16 bit where the rest has 8."""
-    between = "fp16" if plan.precision in ("int8", "fp8") else plan.precision
-    if plan.precision not in device.tera or between not in device.tera:
+    """Operations over the dense peak of each part: patches are projected in fp32, attention beside 8 bits is fp16."""
+    parts: tuple[tuple[int, Precision], ...] = (
+        (plan.patch_flops, "fp32"),
+        (plan.linear_flops, plan.precision),
+        (plan.attention_flops, "fp16" if plan.precision in ("int8", "fp8") else plan.precision),
+    )
+    if any(precision not in device.tera for _, precision in parts):
         return None
-    return (plan.linear_flops / device.tera[plan.precision] + plan.attention_flops / device.tera[between]) / 1e9
+    return sum(flops / device.tera[precision] for flops, precision in parts) / 1e9
 
 
 def _moved_bytes(plan: MemoryPlan) -> int:
-    """What has to cross the memory's bus at least: weights, pixels and tokens once, scores written and read."""
-    once = plan.weights_bytes + plan.tables_bytes + plan.frames_bytes + plan.tokens_bytes
+    """What has to cross the memory's bus at least: weights, pixels and results once, scores written and read."""
+    once = plan.weights_bytes + plan.tables_bytes + plan.frames_bytes + plan.outputs_bytes
     return once + 2 * plan.depth * max(0, plan.scores_bytes - _CACHED_BYTES)

@@ -35,12 +35,13 @@ class MemoryPlan:
     tokens: int  # of one clip
     depth: int  # blocks
     parameters: int  # of the encoder; heads are not included
-    linear_flops: int
+    patch_flops: int  # of the projection of patches, which is float32 in every precision
+    linear_flops: int  # of the blocks' linear layers
     attention_flops: int  # of both MatMuls between tokens
     weights_bytes: int
     tables_bytes: int  # of positions
     frames_bytes: int  # uint8 pixels
-    tokens_bytes: int  # of the result, float32
+    outputs_bytes: int  # tokens and their mean, float32; of ONNX Runtime they are among the activations
     activations_bytes: int
     scores_bytes: int  # of one layer's attention, all heads; 0 if fused
     runtime_bytes: int  # ONNX Runtime's own; of TensorRT not known
@@ -54,13 +55,25 @@ class MemoryPlan:
     @property
     def flops(self) -> int:
         """Floating-point operations of one call."""
-        return self.linear_flops + self.attention_flops
+        return self.patch_flops + self.linear_flops + self.attention_flops
 
     @property
     def run_bytes(self) -> int:
-        """The most that is held at once, beyond a process that has imported what it needs."""
+        """The most that is held at once, by TensorRT on its GPU, beyond a process that has imported what it needs."""
         held = self.weights_bytes + self.tables_bytes + self.frames_bytes + self.activations_bytes
+        if self.engine == "tensorrt":  # its session gives every output memory, asked for or not
+            held += self.outputs_bytes
         return held + self.scores_bytes + self.runtime_bytes + self.heap_bytes
+
+    @property
+    def host_bytes(self) -> int:
+        """What TensorRT's session holds beside its GPU: pinned pixels, with the plan while it loads, then the results.
+
+        On a Jetson that is the same memory. 0 without TensorRT.
+        """
+        if self.engine != "tensorrt":
+            return 0
+        return self.frames_bytes + max(self.engine_file_bytes, self.outputs_bytes)
 
 
 def plan_memory(
@@ -86,6 +99,7 @@ def plan_memory(
     tables = sum(tensor.bytes for tensor in tensors if tensor.is_table)
     scores = _scores_bytes(model, clip, batch, precision) if attention != "fused" else 0
     activations = _tensorrt_bytes(model, clip, batch, precision) if built else _pool_bytes(model, clip, batch, engine)
+    patch_flops = 2 * clip.tokens * clip.patch_values * model.dim
     return MemoryPlan(
         model=model.name,
         clip=clip,
@@ -96,19 +110,20 @@ def plan_memory(
         tokens=clip.tokens,
         depth=model.depth,
         parameters=model.parameters,
-        linear_flops=batch * (model.flops(clip) - model.attention_flops(clip)),
+        patch_flops=batch * patch_flops,
+        linear_flops=batch * (model.flops(clip) - model.attention_flops(clip) - patch_flops),
         attention_flops=batch * model.attention_flops(clip),
         weights_bytes=weights,
         tables_bytes=tables,
         frames_bytes=batch * clip.frames * clip.height * clip.width * 3,
-        tokens_bytes=_width_bytes(model, clip, batch),
+        outputs_bytes=_width_bytes(model, clip, batch) + 4 * batch * model.dim,
         activations_bytes=activations,
         scores_bytes=scores,
         runtime_bytes=0 if built else _SESSION_BYTES,
         heap_bytes=0 if built else _heap_bytes(model, clip, batch, engine),
         build_host_bytes=2 * file_bytes + weights + tables if built else weights + tables + _SESSION_BYTES,
         build_device_bytes=weights + tables + activations + scores if built else 0,
-        graph_file_bytes=graph_file_bytes(model),
+        graph_file_bytes=graph_file_bytes(model, precision),
         weights_file_bytes=file_bytes,
         engine_file_bytes=weights + tables if built else 0,
     )
@@ -129,10 +144,11 @@ def _choose_attention(engine: Engine, precision: Precision, fused: bool | None) 
 
 
 def _check_clip(model: ModelSpec, clip: ClipSpec) -> None:
-    if (clip.tubelet, clip.patch) != (model.clip.tubelet, model.clip.patch):
+    taken = model.make_clip(clip.frames, clip.height, clip.width)
+    if clip != taken:
         raise SpecError(
             f"the clip has tubelets of {clip.tubelet} and patches of {clip.patch}; "
-            f"{model.name} takes {model.clip.tubelet} and {model.clip.patch}"
+            f"{model.name} takes {taken.tubelet} and {taken.patch}"
         )
 
 

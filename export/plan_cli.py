@@ -1,7 +1,7 @@
 """`vjepa2 plan`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import get_args
 
 import click
@@ -12,7 +12,7 @@ from vjepa2.manifest import Precision
 from vjepa2.outputs import write_json
 from vjepa2.registry import find_release
 from vjepa2.size_option import read_size
-from vjepa2.spec import ClipSpec, ModelSpec
+from vjepa2.spec import ModelSpec
 
 from .devices import DEVICE_NAMES, DEVICES, THIS_MACHINE, check_device
 from .fit import DeviceFit, Planner, fit_device
@@ -22,17 +22,21 @@ from .this_machine import measure_machine
 _WIDE = 160  # columns of a table that nobody looks at through a terminal
 _NOTES = """\
 Of the encoder with its mean, heads not included. A run's bytes come on top of a process that has imported its library.
-ONNX Runtime's are checked against measured peaks (make bench-memory); TensorRT's are reckoned and no GPU has confirmed
-them: its context is not in them, its workspace comes on top of a build. Bounds are bounds: no call can be faster, every
-call is slower; arithmetic is at the dense peak of the maker's data sheet, bandwidth is what has to be read and written
-once; of this machine both are at the rates that it just reached, busy as it is. "-" is a precision that the device
-lacks or of which no figure was found. (shared): CPU and GPU share the memory. Not the model's, and assumed: 1.5 GB of
-a shared memory for the system, 0.5 GB of a card for CUDA."""
+ONNX Runtime's are checked against measured peaks (make bench-memory), of calls that ask for the mean alone; TensorRT's
+are reckoned and no GPU has confirmed them: its workspace comes on top of a build. Bounds are bounds: no call can be
+faster, every call is slower; arithmetic is at the dense peak of each part's precision by the maker's data sheet:
+patches in fp32 without TF32, attention beside int8 and fp8 in fp16; bandwidth is what has to be read and written once;
+of this machine both are at the rates that it just reached, busy as it is. "-" is a precision that the device lacks or
+of which no figure was found. (shared): CPU and GPU share the memory, and what the host holds counts too: pinned pixels,
+and the plan while it loads or the pinned results. Not the model's, and assumed: 0.5 GB for CUDA and TensorRT, and of a
+shared memory 1.5 GB for the system."""
 
 
 @click.command("plan")
 @click.argument("model")
-@click.option("--frames", type=int, default=16, show_default=True, help="Frames of a clip.")
+@click.option(
+    "--frames", type=int, default=16, show_default=True, help="Frames of a clip; of V-JEPA 2.1 also 1, an image."
+)
 @click.option("--size", callback=read_size, help="Pixels of a clip: N or HxW.  [default: as trained]")
 @click.option("--batch", type=int, default=1, show_default=True, help="Clips a call.")
 @click.option(
@@ -59,15 +63,14 @@ def plan_command(
     spec = find_release(model).spec
     for device in devices:
         check_device(device)
-    height, width = size or (spec.clip.height, spec.clip.width)
-    clip = replace(spec.clip, frames=frames, height=height, width=width)
+    pixels = size or (spec.clip.height, spec.clip.width)
     planners = {
-        "tensorrt": _planner(spec, clip, batch, precision, "tensorrt", False if unfused else None),
-        "onnxruntime": _planner(spec, clip, batch, "fp32", "onnxruntime"),
-        "onnxruntime-portable": _planner(spec, clip, batch, "fp32", "onnxruntime-portable"),
+        "tensorrt": _planner(spec, pixels, batch, precision, "tensorrt", False if unfused else None),
+        "onnxruntime": _planner(spec, pixels, batch, "fp32", "onnxruntime"),
+        "onnxruntime-portable": _planner(spec, pixels, batch, "fp32", "onnxruntime-portable"),
     }
     plans = [planner(frames) for planner in planners.values()]
-    fits = list(_fit_devices(planners, clip, devices or DEVICE_NAMES))
+    fits = list(_fit_devices(planners, frames, spec.clip.tubelet, devices or DEVICE_NAMES))
     if json_file:
         write_json(json_file, {"plans": [_describe(plan) for plan in plans], "devices": [asdict(fit) for fit in fits]})
     if json_file != "-":
@@ -75,26 +78,30 @@ def plan_command(
 
 
 def _planner(
-    spec: ModelSpec, clip: ClipSpec, batch: int, precision: Precision, engine: Engine, fused: bool | None = None
+    spec: ModelSpec,
+    pixels: tuple[int, int],
+    batch: int,
+    precision: Precision,
+    engine: Engine,
+    fused: bool | None = None,
 ) -> Planner:
     def plan(frames: int) -> MemoryPlan:
-        return plan_memory(
-            spec, replace(clip, frames=frames), batch=batch, precision=precision, engine=engine, fused=fused
-        )
+        clip = spec.make_clip(frames, *pixels)
+        return plan_memory(spec, clip, batch=batch, precision=precision, engine=engine, fused=fused)
 
     return plan
 
 
-def _fit_devices(planners: dict[str, Planner], clip: ClipSpec, names: Sequence[str]) -> Iterator[DeviceFit]:
+def _fit_devices(planners: dict[str, Planner], frames: int, tubelet: int, names: Sequence[str]) -> Iterator[DeviceFit]:
     for name in names:
         if name == THIS_MACHINE:
-            yield fit_device(planners["onnxruntime"], clip, measure_machine())
+            yield fit_device(planners["onnxruntime"], frames, measure_machine(), tubelet=tubelet)
         else:
-            yield fit_device(planners["tensorrt"], clip, DEVICES[name])
+            yield fit_device(planners["tensorrt"], frames, DEVICES[name], tubelet=tubelet)
 
 
 def _describe(plan: MemoryPlan) -> dict[str, object]:
-    return {**asdict(plan), "flops": plan.flops, "run_bytes": plan.run_bytes}
+    return {**asdict(plan), "flops": plan.flops, "run_bytes": plan.run_bytes, "host_bytes": plan.host_bytes}
 
 
 def _print(plans: Sequence[MemoryPlan], fits: Sequence[DeviceFit]) -> None:
@@ -122,11 +129,13 @@ def _make_plan_table(plans: Sequence[MemoryPlan]) -> Table:
         "attention": [str(plan.attention) for plan in plans],
         "weights": [_mega(plan.weights_bytes + plan.tables_bytes) for plan in plans],
         "pixels": [_mega(plan.frames_bytes) for plan in plans],
+        "results": [_mega(plan.outputs_bytes) if plan.engine == "tensorrt" else "in the next" for plan in plans],
         "activations": [_mega(plan.activations_bytes) for plan in plans],
         "attention's scores, one layer's": [_mega(plan.scores_bytes) for plan in plans],
         "the library's own": [_mega(plan.runtime_bytes) if plan.runtime_bytes else "not known" for plan in plans],
         "kept by malloc (glibc < 2.38)": [_mega(plan.heap_bytes) for plan in plans],
         "held at once by a run": [_mega(plan.run_bytes) for plan in plans],
+        "held by the host beside it, at most": [_mega(plan.host_bytes) for plan in plans],
         "building: host": [_mega(plan.build_host_bytes) for plan in plans],
         "building: device, at least": [_mega(plan.build_device_bytes) for plan in plans],
         "files: graph, about": [f"{plan.graph_file_bytes / 1e6:.2f}" for plan in plans],
