@@ -206,7 +206,7 @@ prove-corpus: install .venv-corpus/installed  ## kills, full disks (as root), Ra
 	.venv-corpus/bin/python -m benchmarks.corpus artifacts/corpus artifacts/corpus/report.json $(PARTS)
 	VJEPA2_TEST_BUNDLES=artifacts/corpus/bundles .venv-corpus/bin/python -m pytest tests/test_corpus_ray.py tests/test_corpus_s3.py
 
-prove-precision: install  ## what fp16, bf16 and int8 lose of ViT-L's tokens, on random and on hard weights; half an hour
+prove-precision: install  ## what fp16, bf16, int8 and fp8 lose of ViT-L's tokens, on random and on hard weights; 20 to 60 minutes
 	$(BIN)/python benchmarks/precision.py artifacts/precision --clips 1
 
 drift: install  ## where ViT-L cut to 4 layers, its weights hard and every result in fp16, leaves the gate, and which islands bring it back

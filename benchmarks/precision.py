@@ -1,8 +1,9 @@
 """What do 16 and 8 bits lose of every token, on random and on hard weights, with what a naive graph loses beside it?
 
 Writes FOLDER/precision.json and prints the tables that the README shows. Exit status 1 if hard weights are not hard, or
-if a float32 or fp16 graph of export's is outside its gate. The graphs are those that `vjepa2 export`
-makes; naive is the float32 graph with every operator's result in 16 bits, the inside of LayerNorm too.
+if a float32 or fp16 graph of export's is outside its gate. The graphs are those that `vjepa2 export` makes, 8 bits
+calibrated on its clips, which are not those that are measured; naive is the float32 graph with every operator's result
+in 16 bits, the inside of LayerNorm too.
 """
 
 import argparse
@@ -26,13 +27,13 @@ import torch
 
 from vjepa2.bundle import ONNXRUNTIME, PORTABLE, WEIGHTS, Bundle
 from vjepa2.checkpoints import Request
-from vjepa2.export.calibrate import Calibrator
+from vjepa2.export.calibrate import find_ranges
 from vjepa2.export.describe import ExportRequest, describe_export
 from vjepa2.export.evaluate import Evaluation, Naive
 from vjepa2.export.load_model import load_model
-from vjepa2.export.pipeline import compute_reference, gather_clips
 from vjepa2.export.prove import EvaluatorBackend, read_graph
-from vjepa2.export.quantize import EightBits, choose_layers
+from vjepa2.export.quantize import Eight, EightBits, choose_layers
+from vjepa2.export.reference import compute_reference, gather_calibration_clips, gather_clips
 from vjepa2.export.trace import Trace, trace_model
 from vjepa2.export.variants import make_variants
 from vjepa2.export.weights_file import write_tensors
@@ -41,6 +42,7 @@ from vjepa2.runtime.backends import Backend, open_backend
 from vjepa2.runtime.parity import GATES, Reference, check_parity, compare_outputs, find_faults, measure
 
 _NAIVE: dict[Precision, Naive] = {"fp16": "fp16", "bf16": "bf16"}
+_EIGHT: dict[Precision, Eight] = {"int8": "int8", "fp8": "fp8"}
 _MUST_PASS = {("fp32", ONNXRUNTIME), ("fp16", PORTABLE)}
 _HARD_WORST, _HARD_BELOW = 0.9, 0.05  # of naive fp16: its worst token at most, the part of tokens below 0.999 at least
 _FASTER = 1.1  # an int8 graph that is not at least so much faster than float32 is not worth its losses
@@ -54,15 +56,19 @@ def prepare(source: str, arguments: argparse.Namespace) -> tuple[Manifest, Trace
         weights=Request(source=source, model=arguments.model, frames=arguments.frames, layers=arguments.layers, seed=0)
     )
     model, origin, _ = load_model(request)
-    calibration = Calibrator("percentile")
-    with calibration.watch(model):
-        reference = compute_reference(model, gather_clips(model.encoder.clip, None)[: arguments.clips], {})
+    clip = model.encoder.clip
+    proven_on_BTHWC = gather_clips(clip, None)[: arguments.clips]
+    reference = compute_reference(model, proven_on_BTHWC, {})
+    ranges = {}
+    if _EIGHT.keys() & arguments.precisions.split(","):
+        frames_BTHWC = gather_calibration_clips(clip, None, proven_on_BTHWC=proven_on_BTHWC)
+        ranges = find_ranges(model, frames_BTHWC, {}, "percentile")
     shapes = {name: array.shape for name, array in reference.outputs.by_name().items()}
     traced = trace_model(model, tuple(shapes))
     manifest = describe_export(
         model, None, origin, request, (), shapes, traced.parameters, traced.tensors, len(reference.frames_BTHWC)
     )
-    return manifest, traced, reference, calibration.ranges()
+    return manifest, traced, reference, ranges
 
 
 def write_bundle(
@@ -71,7 +77,7 @@ def write_bundle(
     """The graphs of a precision over their weights, not sealed."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    eight = EightBits("int8", choose_layers(ranges, traced.tensors)) if precision == "int8" else None
+    eight = EightBits(_EIGHT[precision], choose_layers(ranges, traced.tensors)) if precision in _EIGHT else None
     variants = make_variants(traced, precision, eight, is_dynamic=False)
     write_tensors(folder / WEIGHTS, variants.tensors)
     for name, graph in variants.graphs.items():
@@ -143,7 +149,7 @@ def run_source(source: str, arguments: argparse.Namespace, tell: Callable[[str],
 
     with open_backend(fp32, "onnxruntime") as backend:
         add("fp32", ONNXRUNTIME, prove(backend, reference, "fp32"))
-    bundle = fp32
+    int8: Bundle | None = None
     for precision in arguments.precisions.split(","):
         if precision in _NAIVE:
             add(precision, "naive", measure_naive(fp32, reference, _NAIVE[precision]))
@@ -155,9 +161,10 @@ def run_source(source: str, arguments: argparse.Namespace, tell: Callable[[str],
         bundle = write_bundle(arguments.folder / f"{source}-{precision}", manifest, traced, precision, ranges)
         with EvaluatorBackend(bundle) as backend:
             add(precision, PORTABLE, prove(backend, reference, precision))
-    if bundle.manifest.precision != "int8":
+        int8 = bundle if precision == "int8" else int8
+    if int8 is None:
         return rows, None
-    with open_backend(fp32, "onnxruntime") as slow, open_backend(bundle, "onnxruntime") as fast:
+    with open_backend(fp32, "onnxruntime") as slow, open_backend(int8, "onnxruntime") as fast:
         add("int8", ONNXRUNTIME, prove(fast, reference, "int8"))
         timing = time_pairs(slow, fast, reference, arguments.pairs)
     return rows, timing | {"weights": source, "verdict": judge_int8(rows[-1], timing)}
@@ -207,7 +214,7 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--weights", default="random,hard")
-    parser.add_argument("--precisions", default="fp16,bf16,int8")
+    parser.add_argument("--precisions", default="fp16,bf16,int8,fp8")
     arguments = parser.parse_args()
     torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
     rows: list[Row] = []

@@ -1,5 +1,7 @@
 """How large are the numbers that each linear layer is given: histograms over clips, and the range that 8 bits cover.
 
+The clips are others than those that the graphs are proven on: a value that was seen here is never out of range.
+
 The search for the range is ONNX Runtime's. Its calibrators for whole models are not used: they keep every activation of
 a clip in memory, and want a model in which the tensors already have the names that the bundle's graphs only get later.
 """
@@ -9,15 +11,32 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from onnxruntime.quantization.calibrate import HistogramCollector
 from torch import Tensor, nn
 
+from vjepa2.headed import Headed
 from vjepa2.manifest import CalibrationMethod
+from vjepa2.runtime.backends.base import FramesArray
+
+from .extras import ExtraArrays
+from .reference import run_clip
 
 _BINS: dict[CalibrationMethod, int] = {"percentile": 2048, "entropy": 128}  # ONNX Runtime's own
 _QUANTISED_BINS = 128
 # ONNX Runtime's 99.999 cuts what a trained encoder's massive channels hold, which is two numbers in a million.
 _PERCENTILE = 99.9999
+
+
+def find_ranges(
+    model: Headed, frames_BTHWC: FramesArray, inputs: ExtraArrays, method: CalibrationMethod
+) -> dict[str, float]:
+    """The largest magnitude that must be kept of what each linear layer is given on the clips, by the layer's name."""
+    seen = Calibrator(method)
+    with seen.watch(model), torch.inference_mode():
+        for index, frames_THWC in enumerate(frames_BTHWC):
+            run_clip(model, frames_THWC, {name: array[index : index + 1] for name, array in inputs.items()})
+    return seen.ranges()
 
 
 class Calibrator:

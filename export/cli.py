@@ -150,7 +150,7 @@ def _read_islands(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     type=click.Choice(get_args(CalibrationMethod)),
     default="percentile",
     show_default=True,
-    help="How the ranges of 8-bit activations are found, on the clips of the gate.",
+    help="How the ranges of 8-bit activations are found, on clips that the gate does not see.",
 )
 @click.option(
     "--accept",
@@ -160,6 +160,11 @@ def _read_islands(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     help="Let the gate ask for less, as token_worst=0.98; the manifest says so.",
 )
 @click.option("--clips", type=click.Path(path_type=Path), help="Folder of videos to prove the graphs on.")
+@click.option(
+    "--calibration-clips",
+    type=click.Path(path_type=Path),
+    help="Folder of other videos, to find the ranges of 8-bit activations on.  [default: generated ones]",
+)
 @click.option("--no-simplify", is_flag=True, help="Leave onnxsim out.")
 @click.option("--json", "json_file", help="Write the result as JSON; - is standard output.")
 def export_command(

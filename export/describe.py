@@ -59,10 +59,11 @@ class ExportRequest:
     targets: int | None = None  # tokens that it is asked for
     context_only: bool = False  # the encoder before it sees the context's tokens alone
     crop: Crop = CROP_DOWN  # how the runtime cuts a frame's margins
-    clips: Path | None = None  # a folder of videos to prove the graphs on, and to calibrate 8 bits
+    clips: Path | None = None  # a folder of videos to prove the graphs on
     simplify: bool = True
     precision: Precision = "fp32"
     calibration: CalibrationMethod = "percentile"  # of 8 bits
+    calibration_clips: Path | None = None  # a folder of other videos, to find the ranges of 8 bits on
     islands: tuple[str, ...] = ()  # of 16 bits: sets of nodes, or nodes, to be float32 (see `island_sets`)
     accept: Mapping[str, float] = field(default_factory=dict)  # limits of the gate to put lower, by name
 
@@ -93,7 +94,7 @@ def describe_export(
     """The manifest, but for what is known only later: graphs, parity and files.
 
     `shapes` are the outputs', `parameters` those of a `Trace`, `tensors` what lies in the file of weights, and `clips`
-    how many were run.
+    how many 8 bits were calibrated on.
     """
     encoder = model.encoder
     infos = (_describe_input(model, request), *extras)
@@ -141,7 +142,7 @@ def _describe_input(model: Headed, request: ExportRequest) -> TensorInfo:
 def _describe_calibration(request: ExportRequest, clips: int) -> Calibration | None:
     if request.precision not in ("int8", "fp8"):
         return None
-    source = "generated" if request.clips is None else request.clips.resolve().name
+    source = "generated" if request.calibration_clips is None else request.calibration_clips.resolve().name
     return Calibration(method=request.calibration, clips=clips, source=source)
 
 

@@ -17,6 +17,7 @@ from vjepa2.extras import import_with_extra
 from vjepa2.headed import Headed, count_frames
 from vjepa2.manifest import GraphInfo, Manifest, ParityVerdict, Precision, TensorInfo
 from vjepa2.runtime.parity import GATES, Reference
+from vjepa2.spec import ClipSpec
 
 from .canaries import compute_mistaken
 from .describe import ExportRequest, describe_export
@@ -25,7 +26,7 @@ from .lint import demand_clean, lint_file
 from .load_model import load_model
 from .prove import PROVERS, make_runner, prove_graph
 from .quantize import Eight, EightBits, choose_layers
-from .reference import compute_reference, gather_clips
+from .reference import compute_reference, gather_calibration_clips, gather_clips
 from .simplify import Simplification, simplify_graph
 from .targets import TARGETS_OF
 from .trace import trace_model
@@ -75,6 +76,10 @@ def export_bundle(
     """
     stages = Stages(announce)
     GATES[request.precision].accept(request.accept)  # what cannot be accepted is refused before an hour of work
+    if request.calibration_clips and request.precision not in _EIGHT_BITS:
+        raise ExportError(
+            f"--calibration-clips are for {' and '.join(_EIGHT_BITS)}; leave them out of {request.precision}"
+        )
     if request.islands and request.precision not in _SIXTEEN_BITS:
         raise ExportError(
             f"islands are float32 in a graph of {' or '.join(_SIXTEEN_BITS)}; leave them out of {request.precision}"
@@ -102,11 +107,15 @@ def _write_weights(
         model, source, labels = load_model(request)
         extras = describe_extras(model, request.context, request.targets)
     with stages.stage("run PyTorch"):
-        reference, ranges = _run_model(model, extras, request)
+        reference = _prove_with(model, extras, request)
     with stages.stage("run canaries"):
         reference = replace(reference, mistaken=compute_mistaken(model, reference))
         reference.save(folder / REFERENCE)
     shapes = {name: array.shape for name, array in reference.outputs.by_name().items()}
+    calibrated, ranges = 0, dict[str, float]()
+    if request.precision in _EIGHT_BITS:
+        with stages.stage("calibrate"):
+            calibrated, ranges = _calibrate(model, extras, request, reference)
     with stages.stage("trace"):
         batch = 2 if request.batch == "dynamic" else request.batch  # of one clip, what repeats for others is left out
         examples = {name: torch.from_numpy(array) for name, array in make_extras(model, extras, batch).items()}
@@ -120,30 +129,33 @@ def _write_weights(
         )
     with stages.stage("write weights"):
         write_tensors(folder / WEIGHTS, variants.tensors)
-    count = len(reference.frames_BTHWC)
     manifest = describe_export(
-        model, labels, source, request, extras, shapes, traced.parameters, variants.tensors, count
+        model, labels, source, request, extras, shapes, traced.parameters, variants.tensors, calibrated
     )
     manifest = replace(manifest, islands=variants.islands, words=spell_request(request, model, source))
     return manifest, variants.graphs, reference
 
 
-def _run_model(
-    model: Headed, extras: tuple[TensorInfo, ...], request: ExportRequest
-) -> tuple[Reference, dict[str, float]]:
-    """What PyTorch makes of the clips and, for 8 bits, what each linear layer is given at most meanwhile."""
-    if request.precision not in _EIGHT_BITS:
-        return _prove_with(model, extras, request), {}
-    calibration = import_with_extra("vjepa2.export.calibrate", "onnxruntime").Calibrator(request.calibration)
-    with calibration.watch(model):
-        reference = _prove_with(model, extras, request)
-    return reference, calibration.ranges()
-
-
 def _prove_with(model: Headed, extras: tuple[TensorInfo, ...], request: ExportRequest) -> Reference:
-    clip = replace(model.encoder.clip, frames=count_frames(model), tubelet=1)
-    frames_BTHWC = gather_clips(clip, request.clips, request.crop)
+    frames_BTHWC = gather_clips(_pixels_of(model), request.clips, request.crop)
     return compute_reference(model, frames_BTHWC, make_extras(model, extras, len(frames_BTHWC)))
+
+
+def _calibrate(
+    model: Headed, extras: tuple[TensorInfo, ...], request: ExportRequest, reference: Reference
+) -> tuple[int, dict[str, float]]:
+    """On how many clips, none of them of the gate, and what each linear layer is given at most on them."""
+    calibrate = import_with_extra("vjepa2.export.calibrate", "onnxruntime")
+    clip, proven_on_BTHWC = _pixels_of(model), reference.frames_BTHWC
+    frames_BTHWC = gather_calibration_clips(
+        clip, request.calibration_clips, request.crop, proven_on_BTHWC=proven_on_BTHWC
+    )
+    inputs = make_extras(model, extras, len(frames_BTHWC))
+    return len(frames_BTHWC), calibrate.find_ranges(model, frames_BTHWC, inputs, request.calibration)
+
+
+def _pixels_of(model: Headed) -> ClipSpec:
+    return replace(model.encoder.clip, frames=count_frames(model), tubelet=1)
 
 
 def _write_graph(

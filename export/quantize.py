@@ -2,7 +2,9 @@
 
 The nodes are written here and not by `onnxruntime.quantization.quantize_static`, which holds the model and its 8-bit
 copy in memory, writes a file of weights of its own for each graph, and knows no 16-bit attention beside them. Scales
-are symmetric, zero is 0, and a weight has one scale for each column, as TensorRT's importer wants them.
+are symmetric and zero is 0. A weight of int8 has one scale for each column, as TensorRT's importer wants them. One of
+fp8 has one scale in all: a float's step grows with its value, so columns gain little from their own, and TensorRT
+multiplies in fp8 with scalar scales only (https://github.com/NVIDIA/TensorRT-Model-Connect/pull/1386).
 """
 
 from collections.abc import Mapping
@@ -56,16 +58,17 @@ def choose_layers(ranges: Mapping[str, float], tensors: Mapping[str, Tensor]) ->
 
 
 def quantize_weights(tensors: Mapping[str, Tensor], eight: EightBits) -> dict[str, Tensor]:
-    """The same tensors, those of quantised layers `[K, N]` in 8 bits, each followed by its scales `[N]`."""
+    """The same tensors, those of quantised layers `[K, N]` in 8 bits, each followed by its scales `[N]`, or `[]`."""
     result: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name not in eight.weights:
             result[name] = tensor
             continue
-        scale_N = tensor.abs().amax(0).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST[eight.kind]
-        steps = tensor / scale_N
+        most = tensor.abs().amax(0) if eight.kind == "int8" else tensor.abs().max()
+        scale = most.clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST[eight.kind]
+        steps = tensor / scale
         result[name] = steps.round().to(torch.int8) if eight.kind == "int8" else steps.to(torch.float8_e4m3fn)
-        result[name + SCALE] = scale_N
+        result[name + SCALE] = scale
     return result
 
 
@@ -105,16 +108,19 @@ def _quantize_activation(graph: onnx.GraphProto, name: str, eight: EightBits, mo
 
 
 def _restore_weight(graph: onnx.GraphProto, weight: onnx.TensorProto, eight: EightBits) -> onnx.NodeProto:
-    columns = weight.dims[1]
+    columns = [weight.dims[1]] if eight.kind == "int8" else []
     weight.data_type = _TYPES[eight.kind]
     scale = graph.initializer.add()
     scale.name, scale.data_type, scale.data_location = weight.name + SCALE, TensorProto.FLOAT, TensorProto.EXTERNAL
-    scale.dims.append(columns)
-    zero = f"zero_{eight.kind}_{columns}"
-    _zero(graph, zero, eight, [columns])
+    scale.dims.extend(columns)
+    zero = "_".join(["zero", eight.kind, *map(str, columns)])
+    _zero(graph, zero, eight, columns)
     result = f"{weight.name}_restored"
     name = f"{result}/DequantizeLinear"
-    return helper.make_node("DequantizeLinear", [weight.name, scale.name, zero], [result], name=name, axis=1)
+    node = helper.make_node("DequantizeLinear", [weight.name, scale.name, zero], [result], name=name)
+    if columns:
+        node.attribute.append(helper.make_attribute("axis", 1))
+    return node
 
 
 def _zero(graph: onnx.GraphProto, name: str, eight: EightBits, dims: list[int]) -> None:

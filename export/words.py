@@ -48,6 +48,7 @@ def _clip(request: ExportRequest, head: Head, clip: ClipSpec, frames: int) -> di
         "--input": request.graph_input,
         "--odd-margin": "even" if request.crop == CROP_EVEN else None,
         "--clips": None if request.clips is None else _name_file(str(request.clips)),
+        "--calibration-clips": _name_file(str(request.calibration_clips)) if request.calibration_clips else None,
     }
 
 

@@ -35,42 +35,42 @@ def generate_scene(frames: int, height: int, width: int, *, seed: int = 0, step:
     return scene
 
 
-def generate_odd_clip(kind: OddClip, frames: int, height: int, width: int) -> Frames:
+def generate_odd_clip(kind: OddClip, frames: int, height: int, width: int, *, seed: int = 0) -> Frames:
     """Frames `[T, H, W, 3]` of a kind that moving scenes are not; the same for the same numbers."""
-    return _ODD[kind](frames, height, width)
+    return _ODD[kind](frames, height, width, seed)
 
 
-def _static(frames: int, height: int, width: int) -> Frames:
-    return np.repeat(generate_scene(1, height, width, seed=11), frames, axis=0)
+def _static(frames: int, height: int, width: int, seed: int) -> Frames:
+    return np.repeat(generate_scene(1, height, width, seed=11 + seed), frames, axis=0)
 
 
-def _black(frames: int, height: int, width: int) -> Frames:
+def _black(frames: int, height: int, width: int, _: int) -> Frames:
     return np.zeros((frames, height, width, 3), np.uint8)
 
 
-def _flashing(frames: int, height: int, width: int) -> Frames:
+def _flashing(frames: int, height: int, width: int, seed: int) -> Frames:
     """Every other frame at half its brightness."""
-    scene = generate_scene(frames, height, width, seed=12)
+    scene = generate_scene(frames, height, width, seed=12 + seed)
     scene[1::2] //= 2
     return scene
 
 
-def _noise(frames: int, height: int, width: int) -> Frames:
-    return np.random.default_rng(13).integers(0, 256, (frames, height, width, 3), np.uint8)
+def _noise(frames: int, height: int, width: int, seed: int) -> Frames:
+    return np.random.default_rng(13 + seed).integers(0, 256, (frames, height, width, 3), np.uint8)
 
 
-def _saturated(frames: int, height: int, width: int) -> Frames:
+def _saturated(frames: int, height: int, width: int, seed: int) -> Frames:
     """Nothing but 0 and 255."""
-    return np.where(generate_scene(frames, height, width, seed=14) > 127, 255, 0).astype(np.uint8)
+    return np.where(generate_scene(frames, height, width, seed=14 + seed) > 127, 255, 0).astype(np.uint8)
 
 
-def _fast(frames: int, height: int, width: int) -> Frames:
+def _fast(frames: int, height: int, width: int, seed: int) -> Frames:
     """Every frame another scene in strong colours: no video of the world changes more from frame to frame."""
-    cuts = [generate_scene(1, height, width, seed=_CUTS + number) for number in range(frames)]
+    cuts = [generate_scene(1, height, width, seed=_CUTS + seed + number) for number in range(frames)]
     return np.clip((np.concatenate(cuts).astype(np.int16) - 127) * 3 + 127, 0, 255).astype(np.uint8)
 
 
-_ODD: dict[OddClip, Callable[[int, int, int], Frames]] = {
+_ODD: dict[OddClip, Callable[[int, int, int, int], Frames]] = {
     "static": _static,
     "black": _black,
     "flashing": _flashing,

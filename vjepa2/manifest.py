@@ -68,7 +68,7 @@ class StoredParameter:
     offset: int  # bytes
     shape: tuple[int, ...]  # as stored
     dtype: str
-    scales: int | None = None  # of an 8-bit weight: offset in bytes of float32 factors, one for each of its columns
+    scales: int | None = None  # of an 8-bit weight: offset in bytes of float32 factors, one a column, of fp8 one in all
     transform: Transform
 
 
