@@ -15,8 +15,8 @@ from vjepa2.errors import CompileError
 from vjepa2.manifest import Precision
 
 from .tensorrt_features import UNWANTED_SOURCES, Features, choose_builder_flags, probe_features
-from .tensorrt_graph import check_graph, check_inputs, check_precision, parse_graph, pin_islands
-from .tensorrt_log import BuildLog
+from .tensorrt_graph import check_inputs, check_precision, parse_graph, pin_islands
+from .tensorrt_log import LOGGER, BuildLog
 
 
 class Watch(Protocol):
@@ -62,10 +62,9 @@ def build_plan(request: BuildRequest, log: BuildLog, watch: Watch, sm: int | Non
     features = probe_features()
     flags = choose_builder_flags(request.precision, features, sm)
     try:
-        builder = trt.Builder(log)
+        builder = trt.Builder(LOGGER)
     except TypeError as error:  # all that its bindings say when there is no device
         raise CompileError(log.explain("TensorRT found no CUDA device or driver")) from error
-    check_graph(builder, request.graph, features, log)
     network, parser = parse_graph(builder, request.graph, features, log)
     check_inputs(network, request.profile)
     check_precision(network, request.precision)

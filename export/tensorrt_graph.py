@@ -1,4 +1,4 @@
-"""How does TensorRT's parser read a graph: every node asked for, every error told, and its islands of float32 held?"""
+"""How does TensorRT's parser read a graph: every error told, every unknown node, and its islands of float32 held?"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from vjepa2.errors import CompileError
 from vjepa2.manifest import Precision
 
 from .tensorrt_features import Features
-from .tensorrt_log import BuildLog
+from .tensorrt_log import LOGGER, BuildLog
 
 _OWN_TYPES = ("QUANTIZE", "DEQUANTIZE")  # layers that nobody may pin
 # precision -> the layers that a graph of it has, and what they make
@@ -29,39 +29,40 @@ def _make_network(builder: Any, features: Features) -> Any:
     return builder.create_network(sum(1 << int(members[name]) for name in features.network_flags))
 
 
-def check_graph(builder: Any, graph: Path, features: Features, log: BuildLog) -> None:
-    """Ask the parser whether it knows every node, before it is asked for a network."""
+def parse_graph(builder: Any, graph: Path, features: Features, log: BuildLog) -> tuple[Any, Any]:
+    """The network, and the parser that must live as long as it; `CompileError` says which nodes are not taken.
+
+    The pre-check is asked for them only once parsing failed: it reads the whole graph as well, and holds Python's lock
+    meanwhile, which parsing does not.
+    """
+    network = _make_network(builder, features)
+    parser = trt.OnnxParser(network, LOGGER)
+    # a relative path would make it look for the weights in the working folder
+    if parser.parse_from_file(str(graph.absolute())):
+        return network, parser
+    reasons = _describe_errors(parser, features)
+    del parser, network  # half a network, before there is another
+    reasons += [reason for reason in _ask_precheck(builder, graph, features) if reason not in reasons]
+    text = "; ".join(reasons) or "it gives no reason"
+    raise CompileError(log.explain(f"TensorRT {features.version.name} does not take {graph.name} ({text})"))
+
+
+def _ask_precheck(builder: Any, graph: Path, features: Features) -> list[str]:
+    """What the parser says of every node, where parsing may end at the first that it does not know."""
     if features.precheck == "none":
-        return
-    parser = trt.OnnxParser(_make_network(builder, features), log)
+        return []
+    network = _make_network(builder, features)  # held by this name alone: the parser does not keep it alive
+    parser = trt.OnnxParser(network, LOGGER)
     answer = getattr(parser, features.precheck)(graph.read_bytes(), str(graph.absolute()))
     if features.precheck == "supports_model_v2":
-        is_good = answer
         parts = [(parser.get_subgraph_nodes(i), parser.is_subgraph_supported(i)) for i in range(parser.num_subgraphs)]
     else:
-        is_good, parts = answer
-    if is_good:
-        return
+        _, parts = answer
     unknown = [node for nodes, is_known in parts if not is_known for node in nodes]
-    reasons = _describe_errors(parser, features) or (f"nodes {unknown}" if unknown else "it gives no reason")
-    raise _refusal(graph, features, log, reasons)
+    return _describe_errors(parser, features) + ([f"nodes {unknown} are not known"] if unknown else [])
 
 
-def parse_graph(builder: Any, graph: Path, features: Features, log: BuildLog) -> tuple[Any, Any]:
-    """The network, and the parser that must live as long as it."""
-    network = _make_network(builder, features)
-    parser = trt.OnnxParser(network, log)
-    # a relative path would make it look for the weights in the working folder
-    if not parser.parse_from_file(str(graph.absolute())):
-        raise _refusal(graph, features, log, _describe_errors(parser, features) or "it gives no reason")
-    return network, parser
-
-
-def _refusal(graph: Path, features: Features, log: BuildLog, reasons: str) -> CompileError:
-    return CompileError(log.explain(f"TensorRT {features.version.name} does not take {graph.name} ({reasons})"))
-
-
-def _describe_errors(parser: Any, features: Features) -> str:
+def _describe_errors(parser: Any, features: Features) -> list[str]:
     """Every error of a parser: which node, what kind of error, its text."""
 
     def describe(error: Any) -> str:
@@ -71,7 +72,7 @@ def _describe_errors(parser: Any, features: Features) -> str:
             place = f"node {error.node()}"
         return f"{place}: {error.code().name}: {error.desc()}"
 
-    return "; ".join(describe(parser.get_error(index)) for index in range(parser.num_errors))
+    return [describe(parser.get_error(index)) for index in range(parser.num_errors)]
 
 
 def check_inputs(network: Any, profile: Mapping[str, ShapeRange]) -> None:

@@ -10,7 +10,7 @@ from vjepa2.engine_manifest import EngineTensor
 from vjepa2.errors import CompileError
 
 from .tensorrt_features import probe_features
-from .tensorrt_log import BuildLog
+from .tensorrt_log import LOGGER, BuildLog
 
 _FUSED_ATTENTION = re.compile(r"mha", re.IGNORECASE)  # _gemm_mha_v2, fmha_v2, kgen_mha
 _OPAQUE = re.compile(r"ForeignNode", re.IGNORECASE)  # a part of the graph whose kernels the inspector does not list
@@ -29,7 +29,7 @@ class PlanFacts:
 def examine_plan(plan: bytes, log: BuildLog) -> PlanFacts:
     """Load a plan, as here it was built, and say what TensorRT knows of it."""
     try:
-        runtime = trt.Runtime(log)
+        runtime = trt.Runtime(LOGGER)
     except TypeError as error:
         raise CompileError(log.explain("TensorRT found no CUDA device or driver")) from error
     runtime.engine_host_code_allowed = False

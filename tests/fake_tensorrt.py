@@ -2,11 +2,17 @@
 
 The names, parameters and enum numbers are those of `tests/tensorrt_api`; what the real version lacks raises
 `AttributeError`, and so does setting a property that it cannot set. What happens is told by a `Script`.
+
+Lifetimes are the real bindings' (`keep_alive` in pyOnnx.cpp and pyCore.cpp): a parser keeps its logger and not its
+network, a network keeps its parser and its builder, an engine its runtime, a context its engine, a configuration its
+timing cache and its monitor. Who uses what nobody kept is told so; the real one would read freed memory. The library
+itself takes the first logger of a process, keeps no Python object of it, and ignores every later one.
 """
 
 import ctypes
 import json
 import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
@@ -50,7 +56,8 @@ class Script:
     infer: Callable[[Arrays], Arrays] | None = None  # what an engine computes
     enqueue: Callable[[int, Callable[[], None]], None] = lambda stream, work: work()  # puts work into a stream
     most_clips: int = 1  # of a profile, where the batch is free
-    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # the library's objects as weak references
+    living: "weakref.WeakSet[Any]" = field(default_factory=weakref.WeakSet)  # the library's objects
     graph: onnx.GraphProto | None = None  # parsed last
 
     def named(self, *names: str) -> list[dict[str, Any]]:
@@ -60,6 +67,10 @@ class Script:
     def order(self) -> list[str]:
         """The names of all calls."""
         return [name for name, _ in self.calls]
+
+    def count(self, kind: str) -> int:
+        """How many objects of a class there are now."""
+        return sum(type(item).__name__ == kind for item in tuple(self.living))
 
 
 class Enum:
@@ -98,6 +109,21 @@ class FakeModule(ModuleType):
         classes = {name: words for kind, name, *words in lines if kind == "class"}
         self._classes = {name.split("(")[0]: (name[:-1].split("(")[1], words) for name, words in classes.items()}
         self.shift = 0  # added to the number of every enum that is made from now on
+        self._logger: weakref.ref[Any] | None = None  # of the process
+
+    def take_logger(self, logger: Any) -> None:
+        """Register the first; of any other only say that it is ignored."""
+        assert isinstance(logger, self.ILogger), "a logger that is none"
+        if self._logger is None:
+            self._logger = weakref.ref(logger)
+        elif self._logger() is not logger:
+            self.write("WARNING", "the current new logger is ignored, and TensorRT will use the existing one")
+
+    def write(self, severity: str, text: str) -> None:
+        """A line, to the logger of the process."""
+        logger = None if self._logger is None else self._logger()
+        assert logger is not None, "TensorRT calls a logger that was freed"
+        logger.log(self.ILogger.Severity.__members__[severity], text)
 
     def __getattr__(self, name: str) -> Any:
         if name in self._enums:
@@ -162,7 +188,8 @@ def _read_overloads(text: str) -> list[list[str]]:
 def _make_method(module: ModuleType, script: Script, owner: str, name: str, overloads: list[list[str]]) -> Any:
     def method(self: Any, *values: Any, **named: Any) -> Any:
         arguments = _bind(overloads, values, named, f"{owner}.{name}")
-        script.calls.append((f"{owner}.{name}", arguments))
+        script.calls.append((f"{owner}.{name}", {key: _unheld(value) for key, value in arguments.items()}))
+        script.living.add(self)
         behaviour = _BEHAVIOURS.get(f"{owner}.{name}")
         if behaviour is None:
             if name == "__init__" or name.startswith("set_") or name in _SILENT:
@@ -171,6 +198,12 @@ def _make_method(module: ModuleType, script: Script, owner: str, name: str, over
         return behaviour(module, script, self, **arguments)
 
     return method
+
+
+def _unheld(value: Any) -> Any:
+    """What a record of calls keeps: no object of the library, whose life is looked at."""
+    is_plain = value is None or isinstance(value, (Enum, str, bytes, int, tuple, list))
+    return value if is_plain else weakref.ref(value)
 
 
 def _bind(overloads: list[list[str]], values: Sequence[Any], named: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -205,7 +238,7 @@ def _strict_set(kind: type, script: Script, owner: str) -> Callable[[Any, str, A
         elif name not in kind._settable:  # type: ignore[attr-defined]
             raise AttributeError(f"{owner} has no {name} that can be set")
         else:
-            script.calls.append((f"{owner}.{name}=", {"value": value}))
+            script.calls.append((f"{owner}.{name}=", {"value": _unheld(value)}))
             vars(self).setdefault("_state", {})[name] = value
 
     return write
@@ -215,33 +248,38 @@ def _refuse(self: Any) -> None:
     raise TypeError(f"tensorrt.{type(self).__name__}: No constructor defined!")
 
 
-def _new(module: ModuleType, kind: str, /, **state: Any) -> Any:
+def _new(module: Any, kind: str, /, **state: Any) -> Any:
     """An instance of a class that only the library makes."""
     item = object.__new__(getattr(module, kind))
     item.__dict__["_state"] = state
+    module._script.living.add(item)
     return item
 
 
 # ---- what the real one does, as far as it is needed: "Class.member" -> function(module, script, self, arguments)
 
 
-def _needs_gpu(_: ModuleType, script: Script, __: Any, logger: Any) -> None:
+def _make_with_logger(module: Any, script: Script, self: Any, logger: Any) -> None:
+    """A builder or a runtime."""
+    module.take_logger(logger)
     if not script.has_gpu:
         raise TypeError("pybind11::init(): factory function returned nullptr")
-
-
-def _make_builder(module: ModuleType, script: Script, self: Any, logger: Any) -> None:
-    assert isinstance(logger, module.ILogger), "a logger that is none"
-    _needs_gpu(module, script, self, logger)
     vars(self)["_logger"] = logger
 
 
 def _make_parser(_: ModuleType, __: Script, self: Any, network: Any, logger: Any) -> None:
-    self.__dict__.update(_network=network, _errors=[])
+    self.__dict__.update(_network=weakref.ref(network), _logger=logger, _errors=[])
+    vars(network)["_parser"] = self
+
+
+def _network_of(parser: Any) -> Any:
+    network = vars(parser)["_network"]()
+    assert network is not None, "the parser's network was freed"
+    return network
 
 
 def _parse_file(module: ModuleType, script: Script, self: Any, model: str) -> bool:
-    network, found = vars(self)["_network"], []
+    network, found = _network_of(self), []
     assert Path(model).is_absolute(), "external data would be looked for in the working folder"
     try:
         graph = onnx.load(model, load_external_data=False).graph
@@ -251,7 +289,7 @@ def _parse_file(module: ModuleType, script: Script, self: Any, model: str) -> bo
         script.graph = graph
         vars(network)["_graph"] = _read_graph(module, graph)
     vars(self)["_errors"] = [*found, *script.parser_errors]
-    return not vars(self)["_errors"]
+    return not (vars(self)["_errors"] or script.unsupported)
 
 
 def _read_graph(module: ModuleType, graph: onnx.GraphProto) -> dict[str, list[Any]]:
@@ -297,6 +335,7 @@ def _parser_error(module: ModuleType, _: Script, self: Any, index: int) -> Any:
 
 def _supports(module: ModuleType, script: Script, self: Any, model: bytes, path: str | None = None) -> Any:
     assert path is not None, "external data would be looked for in the working folder"
+    _network_of(self)
     try:
         graph = onnx.load_from_string(model).graph
     except Exception:  # protobuf's own
@@ -313,10 +352,10 @@ def _supports_with_list(module: ModuleType, script: Script, self: Any, model: by
     return _supports(module, script, self, model, path), vars(self)["_subgraphs"]
 
 
-def _build(module: ModuleType, script: Script, self: Any, network: Any, config: Any) -> Any:
-    state, logger = vars(config).get("_state", {}), vars(self)["_logger"]
+def _build(module: Any, script: Script, self: Any, network: Any, config: Any) -> Any:
+    state = vars(config).get("_state", {})
     for severity, text in script.messages:
-        logger.log(module.ILogger.Severity.__members__[severity], text)
+        module.write(severity, text)
     monitor, go_on = state.get("progress_monitor"), True
     for name, parent, steps in script.phases if monitor else ():
         monitor.phase_start(name, parent, steps)
@@ -356,11 +395,11 @@ def _give_cache(_: ModuleType, __: Script, self: Any) -> Any:
     return cache
 
 
-def _load_plan(module: ModuleType, script: Script, _: Any, serialized_engine: bytes) -> Any:
+def _load_plan(module: ModuleType, script: Script, self: Any, serialized_engine: bytes) -> Any:
     if not script.loads:
         return None
     assert script.graph is not None, "no graph was parsed"
-    engine = _new(module, "ICudaEngine")
+    engine = _new(module, "ICudaEngine", owner=self)
     graph = _read_graph(module, script.graph)
     vars(engine)["_io"] = [(tensor, "INPUT") for tensor in graph["inputs"]]
     vars(engine)["_io"] += [(tensor, "OUTPUT") for tensor in graph["outputs"]]
@@ -420,8 +459,15 @@ def _shape_of(_: ModuleType, __: Script, self: Any, name: str) -> tuple[int, ...
     return (batches[0], *shape[1:]) if shape[0] == -1 and batches else shape
 
 
-def _information(_: ModuleType, script: Script, __: Any, format: Any) -> str:
+def _open_inspector(module: ModuleType, _: Script, self: Any) -> Any:
+    inspector = _new(module, "EngineInspector")
+    vars(inspector)["_engine"] = weakref.ref(self)  # kept from 10 on, not before
+    return inspector
+
+
+def _information(_: ModuleType, script: Script, self: Any, format: Any) -> str:
     assert format.name == "JSON"
+    assert vars(self)["_engine"]() is not None, "the inspector's engine was freed"
     return json.dumps({"Layers": script.layers, script.bindings_key: ["frames", "tokens"]})
 
 
@@ -435,10 +481,12 @@ def _clear_flag(_: ModuleType, __: Script, self: Any, flag: Enum) -> None:
 
 _SILENT = {"clear_errors", "reset", "phase_start", "phase_finish", "log"}
 _BEHAVIOURS: dict[str, Callable[..., Any]] = {
-    "Builder.__init__": _make_builder,
-    "Builder.create_network": lambda module, script, self, flags=0: _new(module, "INetworkDefinition"),
-    "Builder.create_builder_config": lambda module, script, self: _new(module, "IBuilderConfig"),
-    "Builder.create_optimization_profile": lambda module, script, self: _new(module, "IOptimizationProfile"),
+    "Builder.__init__": _make_with_logger,
+    "Builder.create_network": lambda module, script, self, flags=0: _new(module, "INetworkDefinition", owner=self),
+    "Builder.create_builder_config": lambda module, script, self: _new(module, "IBuilderConfig", owner=self),
+    "Builder.create_optimization_profile": lambda module, script, self: _new(
+        module, "IOptimizationProfile", owner=self
+    ),
     "Builder.build_serialized_network": _build,
     "OnnxParser.__init__": _make_parser,
     "OnnxParser.parse_from_file": _parse_file,
@@ -476,9 +524,9 @@ _BEHAVIOURS: dict[str, Callable[..., Any]] = {
     "ITimingCache.serialize": lambda module, script, self: module.IHostMemory(vars(self)["_bytes"]),
     "IHostMemory.nbytes": lambda module, script, self: len(self),
     "IProgressMonitor.step_complete": lambda module, script, self, phase_name, step: True,
-    "Runtime.__init__": _needs_gpu,
+    "Runtime.__init__": _make_with_logger,
     "Runtime.deserialize_cuda_engine": _load_plan,
-    "ICudaEngine.create_engine_inspector": lambda module, script, self: _new(module, "EngineInspector"),
+    "ICudaEngine.create_engine_inspector": _open_inspector,
     "ICudaEngine.create_execution_context": _open_context,
     "ICudaEngine.device_memory_size": lambda module, script, self: script.device_memory,
     "ICudaEngine.device_memory_size_v2": lambda module, script, self: script.device_memory,

@@ -38,6 +38,7 @@ from vjepa2.errors import CompileError
 from vjepa2.export.tensorrt_api import BuildRequest, build_plan, make_monitor
 from vjepa2.export.tensorrt_features import describe_features, probe_features
 from vjepa2.export.tensorrt_log import BuildLog
+from vjepa2.runtime.backends import trt_log
 
 class Watch:
     told = []
@@ -47,7 +48,7 @@ class Watch:
 
 print(*describe_features(), sep="\\n")
 log = BuildLog()
-log.log(trt.ILogger.Severity.ERROR, "the reason")
+trt_log.LOGGER.log(trt.ILogger.Severity.ERROR, "the reason")
 assert log.explain("it failed") == "it failed: the reason", log.explain("it failed")
 layer = trt.ILayer.__new__(trt.ILayer)
 layer.__class__ = trt.ICastLayer
@@ -69,10 +70,10 @@ except CompileError as error:
 _RUNTIME_PROBE = """
 import tensorrt as trt
 from vjepa2.errors import BackendError
-from vjepa2.runtime.backends import trt_session
-log = trt_session.LogTail()
+from vjepa2.runtime.backends import trt_log, trt_session
+log = trt_log.LogTail()
 for severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INFO):
-    log.log(severity, f"of {severity.name}")
+    trt_log.LOGGER.log(severity, f"of {severity.name}")
 assert log.tail() == "of ERROR", log.tail()
 used = {
     trt.ICudaEngine: "num_io_tensors get_tensor_name get_tensor_dtype get_tensor_location get_tensor_format "

@@ -13,7 +13,7 @@ from tests.fake_tensorrt import Script, fake_tensorrt
 _USERS = (
     "vjepa2.export.compile",
     *(f"vjepa2.export.tensorrt_{part}" for part in ("api", "features", "graph", "log", "plan")),
-    *(f"vjepa2.runtime.backends.{name}" for name in ("trt", "trt_session")),
+    *(f"vjepa2.runtime.backends.{name}" for name in ("trt", "trt_log", "trt_session")),
 )
 
 

@@ -180,6 +180,7 @@ MAY_IMPORT = {
     "runtime/backends/onnxrt.py": {"numpy", "onnxruntime"},
     "runtime/backends/cuda_driver.py": set(),
     "runtime/backends/trt.py": {"numpy", "tensorrt"},
+    "runtime/backends/trt_log.py": {"tensorrt"},
     "runtime/backends/trt_session.py": {"numpy", "tensorrt"},
     "runtime/backends/trt_tensors.py": {"numpy"},
     "runtime/backends/ov.py": {"openvino"},
@@ -194,6 +195,7 @@ PROVES = {
     "export/pipeline.py", "export/compile.py", "export/prove.py", "export/watch.py", "export/drift.py",
     "export/drift_figures.py", "export/drift_plot.py", "export/drift_report.py", "export/island_cost.py",
     "export/reference.py", "export/canaries.py", "export/suggest.py", "export/island_file.py",
+    "export/tensorrt_log.py",
 }  # fmt: skip
 # what in runtime builds the model itself
 REBUILDS = {"runtime/backends/pytorch.py", "runtime/backends/peers.py", "runtime/backends/peers_export.py"}

@@ -1,5 +1,6 @@
 """Is the same plan asked for, in one order and by name, of every TensorRT from 8.6 to 11; and is every no heard?"""
 
+import gc
 import json
 import subprocess
 from collections.abc import Iterator
@@ -125,7 +126,7 @@ def test_every_network_is_made_with_that_versions_numbers(
     assert {call["flags"] for call in script.named("Builder.create_network")} == {mask}
 
 
-BEFORE = ["ILogger.__init__", "Builder.__init__", "Builder.create_network", "OnnxParser.__init__"]
+BEFORE = ["ILogger.__init__", "Builder.__init__"]
 PARSE = ["Builder.create_network", "OnnxParser.__init__", "OnnxParser.parse_from_file"]
 CONFIGURE = [
     "Builder.create_builder_config",
@@ -135,7 +136,6 @@ CONFIGURE = [
 TIMINGS = ["IBuilderConfig.create_timing_cache", "IBuilderConfig.set_timing_cache"]
 SOURCES = ["IBuilderConfig.clear_flag", "IBuilderConfig.get_tactic_sources", "IBuilderConfig.set_tactic_sources"]
 AFTER = ["Builder.build_serialized_network", "built", "IBuilderConfig.get_timing_cache", "ITimingCache.serialize"]
-V2 = ["OnnxParser.supports_model_v2", "OnnxParser.get_subgraph_nodes", "OnnxParser.is_subgraph_supported"]
 
 
 def test_the_rungs_are_climbed_in_one_order(here: Installed, script: Script, tmp_path: Path) -> None:
@@ -145,10 +145,10 @@ def test_the_rungs_are_climbed_in_one_order(here: Installed, script: Script, tmp
     ]
     if here.trt.__version__.startswith("8.6"):
         flags = ["IBuilderConfig.set_flag"] * 2
-        expected = [*BEFORE, "OnnxParser.supports_model", *PARSE, *CONFIGURE, *flags, *SOURCES, *TIMINGS, *AFTER]
+        expected = [*BEFORE, *PARSE, *CONFIGURE, *flags, *SOURCES, *TIMINGS, *AFTER]
     else:
         watch = ["IProgressMonitor.__init__", "IBuilderConfig.progress_monitor="]
-        expected = [*BEFORE, *V2, *PARSE, *CONFIGURE, *SOURCES, *TIMINGS, *watch, *AFTER]
+        expected = [*BEFORE, *PARSE, *CONFIGURE, *SOURCES, *TIMINGS, *watch, *AFTER]
     assert calls == expected
 
 
@@ -242,6 +242,9 @@ def test_a_graph_is_parsed_by_its_absolute_path(
     monkeypatch.chdir(tmp_path)
     build(here, Path("portable.onnx"))
     assert script.named("OnnxParser.parse_from_file") == [{"model": str(graph)}]
+    script.unsupported = [0]
+    with pytest.raises(CompileError):
+        build(here, Path("portable.onnx"))
     [asked] = script.named("OnnxParser.supports_model", "OnnxParser.supports_model_v2")
     assert asked["path"] == str(graph)
 
@@ -260,11 +263,88 @@ def test_every_error_of_the_parser_is_told(here: Installed, script: Script, tmp_
     assert not script.named("Builder.build_serialized_network")
 
 
-def test_what_the_precheck_does_not_know_is_not_parsed(here: Installed, script: Script, tmp_path: Path) -> None:
+def test_the_precheck_is_asked_for_every_node_once_parsing_failed(
+    here: Installed, script: Script, tmp_path: Path
+) -> None:
     script.unsupported = [1, 4]
-    with pytest.raises(CompileError, match=r"does not take portable.onnx \(nodes \[1, 4\]\)"):
+    with pytest.raises(CompileError, match=r"does not take portable.onnx \(nodes \[1, 4\] are not known\)"):
         build(here, write_graph(tmp_path))
-    assert not script.named("OnnxParser.parse_from_file")
+    kinds = ("OnnxParser.parse_from_file", "OnnxParser.supports_model", "OnnxParser.supports_model_v2")
+    asked = [name for name in script.order() if name in kinds]
+    assert asked[0] == "OnnxParser.parse_from_file", "which leaves Python's lock to others"
+    assert len(asked) == 2
+    assert not script.named("Builder.build_serialized_network")
+
+
+def test_what_both_say_of_a_node_is_told_once(here: Installed, script: Script, tmp_path: Path) -> None:
+    script.unsupported, script.parser_errors = [1], [("UNSUPPORTED_NODE", "no importer", "norm", "LayerNormalization")]
+    with pytest.raises(CompileError) as error:
+        build(here, write_graph(tmp_path))
+    assert str(error.value).count("no importer") == 1
+    assert "; nodes [1] are not known)" in str(error.value)
+
+
+def test_a_network_is_held_while_its_parser_is_asked_and_freed_before_the_next(
+    here: Installed, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bindings keep a network's parser alive, never a parser's network."""
+    counts: list[int] = []
+    make = here.trt.OnnxParser.__init__
+
+    def count(self: Any, *arguments: Any) -> None:
+        make(self, *arguments)
+        counts.append(script.count("INetworkDefinition"))
+
+    monkeypatch.setattr(here.trt.OnnxParser, "__init__", count)
+    monkeypatch.setattr(script, "unsupported", [1])
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(CompileError, match="nodes"):
+            build(here, write_graph(tmp_path))
+        assert counts == [1, 1]
+        assert not script.count("INetworkDefinition") + script.count("OnnxParser") + script.count("Builder")
+    finally:
+        gc.enable()
+
+
+def test_a_fake_parser_without_its_network_is_told_so(script: Script) -> None:
+    trt: Any = fake_tensorrt("10.3", script)
+    logger = trt.Logger()
+    parser = trt.OnnxParser(trt.Builder(logger).create_network(2), logger)
+    with pytest.raises(AssertionError, match="the parser's network was freed"):
+        parser.supports_model_v2(b"", "/x")
+    with pytest.raises(AssertionError, match="the parser's network was freed"):
+        parser.parse_from_file("/x")
+
+
+def test_a_fake_library_calls_its_first_logger_and_no_other(script: Script) -> None:
+    trt: Any = fake_tensorrt("10.3", script)
+    told: list[str] = []
+
+    class Keeper(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            told.append(msg)
+
+    first, second = Keeper(), Keeper()
+    trt.Builder(first)
+    trt.Runtime(second)
+    assert len(told) == 1
+    assert "the current new logger is ignored" in told[0]
+    del first
+    with pytest.raises(AssertionError, match="calls a logger that was freed"):
+        trt.write("ERROR", "later")
+
+
+def test_a_second_attempt_hears_its_own_lines_and_no_others(here: Installed, script: Script, tmp_path: Path) -> None:
+    script.plans = [None]
+    for text in ("the first reason", "the second reason"):
+        script.messages = [("ERROR", text)]
+        with pytest.raises(CompileError, match=f"portable.onnx: {text}$"):
+            build(here, write_graph(tmp_path))
 
 
 def test_a_graph_that_is_no_onnx_is_told(here: Installed, tmp_path: Path) -> None:
@@ -408,7 +488,7 @@ def test_a_precision_that_cannot_be_is_refused_with_its_reason(
 ) -> None:
     with installed(version, script) as here, pytest.raises(CompileError, match=message):
         build(here, write_graph(tmp_path), precision=precision, sm=sm)
-    assert not script.calls[1:]  # refused before a builder was made; the logger was
+    assert script.order() == ["ILogger.__init__"], "refused before a builder was made"
 
 
 @pytest.mark.parametrize("version", MONITORED)

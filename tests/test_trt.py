@@ -60,14 +60,14 @@ def make_rig(version: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     script = Script(graph=graph, infer=lambda inputs: run_portable(folder, inputs), enqueue=library.enqueue)
     module = fake_tensorrt(version, script)
     monkeypatch.setitem(sys.modules, "tensorrt", module)
-    for name in ("trt", "trt_session"):
+    for name in ("trt", "trt_log", "trt_session"):
         monkeypatch.delitem(sys.modules, f"vjepa2.runtime.backends.{name}", raising=False)
     trt = importlib.import_module("vjepa2.runtime.backends.trt")
     bundle = Bundle.open(folder)
     with CudaDevice.open() as gpu:
         engine = write_engine(bundle, sample_manifest(bundle, gpu.describe(module.__version__)), PLAN)
     yield Rig(bundle, script, library, module, trt.TensorRtBackend, engine.name)
-    for name in ("trt", "trt_session"):
+    for name in ("trt", "trt_log", "trt_session"):
         sys.modules.pop(f"vjepa2.runtime.backends.{name}", None)
 
 
@@ -243,13 +243,29 @@ def test_a_call_that_fails_tells_the_log(rig: Rig) -> None:
     with rig.backend(rig.bundle) as backend:
 
         def fail(self: Any, stream_handle: int) -> bool:
-            backend._session._log.log(rig.module.ILogger.Severity.ERROR, "Cask error")  # type: ignore[attr-defined]
-            backend._session._log.log(rig.module.ILogger.Severity.INFO, "idle talk")  # type: ignore[attr-defined]
+            rig.module.write("ERROR", "Cask error")
+            rig.module.write("INFO", "idle talk")
             return False
 
         rig.module.IExecutionContext.execute_async_v3 = fail
         with pytest.raises(BackendError, match=r"could not enqueue the engine; TensorRT: Cask error$"):
             backend.run(frames_of(1))
+
+
+def test_a_second_session_hears_what_tensorrt_writes_after_the_first_was_closed(rig: Rig) -> None:
+    """TensorRT knows the first logger of a process alone, and calls it for ever."""
+    rig.backend(rig.bundle).close()
+    rig.module.write("ERROR", "of the first")
+    with rig.backend(rig.bundle) as backend:
+
+        def fail(self: Any, stream_handle: int) -> bool:
+            rig.module.write("ERROR", "of the second")
+            return False
+
+        rig.module.IExecutionContext.execute_async_v3 = fail
+        with pytest.raises(BackendError, match=r"could not enqueue the engine; TensorRT: of the second$"):
+            backend.run(frames_of(1))
+    rig.module.write("ERROR", "of nobody")
 
 
 def test_another_version_is_refused_before_a_byte_is_deserialised(rig: Rig) -> None:
@@ -258,7 +274,7 @@ def test_another_version_is_refused_before_a_byte_is_deserialised(rig: Rig) -> N
         rig.backend(rig.bundle)
     assert "TensorRT is 8.6.1 here, 8.6.0 in the engine" in str(caught.value)
     assert str(caught.value).endswith(f"run: vjepa2 compile {rig.bundle.path}")
-    assert rig.script.calls == []
+    assert rig.script.order() == ["ILogger.__init__"], "which is made with its module"
     assert rig.library.live() == 0
 
 

@@ -4,7 +4,6 @@ Only what every version from 8.6 to 11 has is used: tensors by name and address,
 """
 
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,29 +17,10 @@ from vjepa2.engine_manifest import EngineTensor
 from vjepa2.errors import BackendError
 
 from .cuda import CudaDevice, Event, Graph, PinnedArray
+from .trt_log import LOGGER, LogTail
 from .trt_tensors import numpy_type, read_ranges, read_tensors
 
-_KEPT_LINES = 20
-_TOLD = ("INTERNAL_ERROR", "ERROR", "WARNING")
-
 NumpyArray = npt.NDArray[Any]
-
-
-class LogTail(trt.ILogger):  # type: ignore[misc]
-    """TensorRT's logger: the last warnings and errors, for the message of a failure."""
-
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
-
-    def log(self, severity: Any, msg: str) -> None:
-        """Keep what is worth telling."""
-        if severity.name in _TOLD:
-            self.lines.append(msg.strip())
-
-    def tail(self) -> str:
-        """The last lines as the end of a sentence."""
-        return "; ".join(self.lines) or "TensorRT said nothing"
 
 
 @dataclass(slots=True)
@@ -82,7 +62,7 @@ class PlanSession:
     def run(self, inputs: Mapping[str, NumpyArray], outputs: Sequence[str]) -> dict[str, NumpyArray]:
         """Arrays of the engine's own types in, those called `outputs` back, in host memory, the caller's to keep."""
         self._device.make_current()
-        self._log.lines.clear()
+        self._log.renew()
         self._set_shapes({name: array.shape for name, array in inputs.items()})
         for name, array in inputs.items():
             np.copyto(self._slots[name].front(array.shape), array, casting="no")
@@ -206,7 +186,7 @@ class PlanSession:
 
 def _create_runtime(log: LogTail) -> Any:
     try:
-        runtime = trt.Runtime(log)
+        runtime = trt.Runtime(LOGGER)
     except TypeError as error:  # how pybind11 says that the library returned nothing
         raise BackendError(f"TensorRT {trt.__version__} finds no GPU that it supports: {log.tail()}") from error
     runtime.engine_host_code_allowed = False
