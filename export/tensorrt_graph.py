@@ -13,7 +13,7 @@ from vjepa2.manifest import Precision
 from .tensorrt_features import Features
 from .tensorrt_log import LOGGER, BuildLog
 
-_OWN_TYPES = ("QUANTIZE", "DEQUANTIZE")  # layers that nobody may pin
+_QUANTISED = ("QUANTIZE", "DEQUANTIZE")
 # precision -> the layers that a graph of it has, and what they make
 _SIGNS: dict[Precision, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fp32": ((), ()),
@@ -104,21 +104,23 @@ def check_precision(network: Any, precision: Precision) -> None:
 def pin_islands(network: Any) -> None:
     """Where types are hints, hold every layer between a Cast to float32 and the next Cast to float32.
 
-    The type runs along a layer's first input that is not a constant, from one Cast to the next, as in the graph.
+    The type runs along a layer's first input that has one, from one Cast to the next, as in the graph. What is
+    quantised has none, nor has what is made of it alone, until the next Cast or the next sum with something that has
+    one: a MatMul held to float32 would be computed in it, whatever its inputs were rounded to.
     """
     types: dict[str, Any] = {tensor.name: tensor.dtype for tensor in map(network.get_input, range(network.num_inputs))}
     for layer in map(network.get_layer, range(network.num_layers)):
         kind = layer.type.name
         inputs = [layer.get_input(index) for index in range(layer.num_inputs)]
         carried = next((types[tensor.name] for tensor in inputs if tensor is not None and tensor.name in types), None)
-        if kind == "CONSTANT" or carried is None:
+        if kind in ("CONSTANT", *_QUANTISED) or (carried is None and kind != "CAST"):
             continue
         outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
         if kind == "CAST":
             carried = _cast_target(layer)
         elif kind == "SHAPE":
             carried = trt.DataType.INT32
-        elif carried == trt.DataType.FLOAT and kind not in _OWN_TYPES:
+        elif carried == trt.DataType.FLOAT:
             _pin(layer)
         types.update({tensor.name: carried for tensor in outputs})
 

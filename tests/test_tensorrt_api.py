@@ -13,12 +13,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.conftest import make_bundle, tiny_spec
 from tests.fake_tensorrt import API, VERSIONS, Script, fake_tensorrt
 from tests.probe_tensorrt import RELEASES, probe
 from tests.tensorrt_here import Installed, installed
 from tests.tensorrt_surfaces import describe_surface
+from vjepa2.bundle import PORTABLE, Bundle
 from vjepa2.engine_manifest import Machine, ShapeRange, Version
 from vjepa2.errors import CompileError
+from vjepa2.export.compile_request import choose_profile
 from vjepa2.export.tensorrt_notes import ADVICE, KNOWN_FAULTS, advise, find_reports
 
 MONITORED = tuple(version for version in VERSIONS if version != "8.6")
@@ -195,6 +198,35 @@ def test_shapes_and_quantised_layers_are_never_pinned(
         build(here, tmp_path / "portable.onnx")
     layers = map(kept[0].get_layer, range(kept[0].num_layers))
     assert {layer.name for layer in layers if "precision" in vars(layer)["_state"]} == {"norm", "residual"}
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """An int8 bundle of a tiny model."""
+    folder = tmp_path_factory.mktemp("quantised")
+    return Bundle.open(make_bundle("quantised", folder, tiny_spec(depth=1), precision="int8", simplify=False))
+
+
+def test_matrix_products_of_quantised_numbers_are_left_free_and_islands_beside_them_are_not(
+    quantised: Bundle, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8.6 obeys: a MatMul held to float32 has no kernel in 8 bits, so that an int8 engine would be none."""
+    kept: list[Any] = []
+    with installed("8.6", script) as here:
+        monkeypatch.setattr(here.tensorrt_api, "check_precision", lambda network, precision: kept.append(network))
+        profile = choose_profile(quantised.manifest, None)
+        built = build(here, quantised.path / PORTABLE, precision="int8", profile=profile)
+    layers = [kept[0].get_layer(index) for index in range(kept[0].num_layers)]
+    pinned = {layer.name for layer in layers if "precision" in vars(layer)["_state"]}
+    blocks = [f"blocks.{index}" for index in range(quantised.manifest.model.depth)]
+    linears = [f"{block}.{part}" for block in blocks for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
+    free = {f"{linear}/{kind}" for linear in linears for kind in ("MatMul", "Add")}
+    assert free <= {layer.name for layer in layers}
+    assert not free & pinned
+    norms = {f"{block}.{norm}/LayerNormalization" for block in blocks for norm in ("norm1", "norm2")}
+    residuals = {f"{block}/{kind}" for block in blocks for kind in ("Add", "Add_1")}
+    assert norms | residuals | {"norm/LayerNormalization"} <= pinned
+    assert "INT8" in built.builder_flags
 
 
 def test_an_fp32_bundle_pins_nothing_and_int8_needs_its_flag(script: Script, tmp_path: Path) -> None:
