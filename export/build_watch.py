@@ -16,7 +16,7 @@ _THREAD = "vjepa2 build"
 class BuildWatch:
     """A bar with its remaining time for each phase that TensorRT tells; where it tells none, a spinner and the time.
 
-    Its methods are called from TensorRT's threads, where nothing may be raised.
+    Its methods are called from TensorRT's threads.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -51,7 +51,7 @@ def show_build(console: Console, what: str) -> Iterator[BuildWatch]:
     """What is built and for how long, while the block runs, and its phases below."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # phases hold brackets of their own
         BarColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -82,7 +82,7 @@ class Worker(Generic[_Result]):
                 self._thread.join()
             raise
         if self._errors:
-            raise self._errors[0]
+            raise self._errors.pop()  # not kept: its frames hold the builder and the weights, and this worker too
         return self._results[0]
 
     def _run(self) -> None:

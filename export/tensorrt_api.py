@@ -4,6 +4,7 @@ Of the whole project only the files called `tensorrt_...` know that its versions
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -148,21 +149,26 @@ def make_monitor(watch: Watch) -> Any:
     """What TensorRT tells its phases to, handed on to `watch`."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Hands TensorRT's phases on; made here since older versions have no base for it."""
+        """Hands TensorRT's phases on; made here since older versions have no base for it.
+
+        Nothing is raised into TensorRT's threads: what cannot be shown stops no build.
+        """
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.was_stopped = False
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            watch.start(phase_name, parent_phase, num_steps)
+            with suppress(Exception):
+                watch.start(phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            goes_on = watch.step(phase_name, step)
-            self.was_stopped |= not goes_on
-            return goes_on
+            with suppress(Exception):
+                self.was_stopped |= not watch.step(phase_name, step)
+            return not self.was_stopped
 
         def phase_finish(self, phase_name: str) -> None:
-            watch.finish(phase_name)
+            with suppress(Exception):
+                watch.finish(phase_name)
 
     return Monitor()

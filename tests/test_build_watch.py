@@ -1,7 +1,9 @@
 """Does a person see what is built and how far it is, and does the one who stops it get it stopped?"""
 
+import gc
 import io
 import threading
+import weakref
 
 import pytest
 from rich.console import Console
@@ -65,6 +67,15 @@ def test_phases_that_were_never_told_are_no_error() -> None:
         assert rows(watch)[1][0] == "  known"
 
 
+def test_brackets_in_a_name_are_no_markup() -> None:
+    console = a_terminal()
+    with show_build(console, "[bold]vitl[/bold]: fp16") as watch:
+        watch.start("{ForeignNode[blocks.0/Add...[/norm]]}", None, 2)
+        watch._progress.refresh()
+    assert "[bold]vitl[/bold]: fp16" in text_of(console)
+    assert "{ForeignNode[blocks.0/Add...[/norm]]}" in text_of(console)
+
+
 def test_after_stop_every_step_says_so() -> None:
     with show_build(a_terminal(), "x") as watch:
         watch.stop()
@@ -76,6 +87,35 @@ def test_a_call_gives_its_result_or_its_error() -> None:
     with pytest.raises(ZeroDivisionError):
         Worker(lambda: 1 // 0).join(lambda: None, can_stop=True)
     assert not is_building()
+
+
+class Weights:
+    """What a build holds gigabytes of."""
+
+
+def test_a_call_that_failed_holds_nothing_once_its_error_was_read() -> None:
+    held: list[weakref.ref[Weights]] = []
+
+    def fail() -> None:
+        weights = Weights()
+        held.append(weakref.ref(weights))
+        raise ValueError("no plan")
+
+    def attempt() -> str:
+        worker = Worker(fail)
+        try:
+            worker.join(lambda: None, can_stop=True)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert attempt() == "no plan"
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("can_stop", [True, False])

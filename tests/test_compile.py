@@ -4,6 +4,7 @@ TensorRT and the GPU's driver are fakes with the real ones' surfaces; what an en
 with an error in it.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -251,6 +252,26 @@ def test_where_no_kernel_fits_lower_levels_are_tried(make_rig: Callable[..., Rig
     ]  # fmt: skip
     rig.script.plans = [None]
     assert rig.run(bundle_copy)[0] == 2
+
+
+@pytest.mark.parametrize("version", ["8.6", "11.4"])
+def test_an_attempt_that_failed_holds_nothing_while_the_next_is_made(
+    version: str, make_rig: Callable[..., Rig], bundle_copy: Path
+) -> None:
+    rig, counts = make_rig(version), []
+
+    def count() -> None:
+        counts.append(tuple(rig.script.count(kind) for kind in ("Builder", "INetworkDefinition", "OnnxParser")))
+
+    rig.script.during_build, rig.script.phases = count, [("Building", None, 1)]
+    rig.script.plans, rig.script.messages = [None], [("ERROR", "Could not find any implementation for node {x}")]
+    gc.collect()
+    gc.disable()
+    try:
+        assert rig.run(bundle_copy)[0] == 2
+    finally:
+        gc.enable()
+    assert counts == [(1, 1, 1)] * 3
 
 
 def test_an_engine_that_does_not_run_is_built_and_others_may(make_rig: Callable[..., Rig], bundle_copy: Path) -> None:

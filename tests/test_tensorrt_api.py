@@ -467,6 +467,25 @@ def test_who_watches_can_stop_the_build(version: str, script: Script, tmp_path: 
     assert not script.named("built")
 
 
+@pytest.mark.parametrize("version", MONITORED)
+def test_who_watches_and_breaks_stops_no_build(version: str, script: Script, tmp_path: Path) -> None:
+    """Into TensorRT's threads nothing may be raised."""
+
+    class Broken(Follower):
+        def start(self, phase: str, parent: str | None, steps: int) -> None:
+            raise BrokenPipeError
+
+        def step(self, phase: str, step: int) -> bool:
+            raise BrokenPipeError
+
+        def finish(self, phase: str) -> None:
+            raise BrokenPipeError
+
+    script.phases = PHASES
+    with installed(version, script) as here:
+        assert build(here, write_graph(tmp_path), watch=Broken()).plan == b"plan"
+
+
 def test_no_plan_is_an_error_with_the_last_lines_and_advice(here: Installed, script: Script, tmp_path: Path) -> None:
     script.plans = [None]
     script.messages = [
