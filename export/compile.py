@@ -131,7 +131,7 @@ def _attempt(bench: _Bench, bundle: Bundle, level: int) -> tuple[Attempt, tuple[
         is_built = True
         verdict, faults = _measure(bundle, built.plan, facts)
     except CompileError as error:
-        faults, is_final = (str(error),), not depends_on_level(str(error))
+        faults, is_final = (str(error),), not depends_on_level(error)
     except BackendError as error:  # of an engine that is there and does not run; with other kernels it may
         faults, is_final = (str(error),), not is_built
     else:

@@ -18,6 +18,7 @@ from vjepa2.manifest import Precision
 from .tensorrt_features import UNWANTED_SOURCES, Features, choose_builder_flags, probe_features
 from .tensorrt_graph import check_inputs, check_precision, parse_graph, pin_islands
 from .tensorrt_log import LOGGER, BuildLog
+from .tensorrt_notes import NoPlanError
 
 
 class Watch(Protocol):
@@ -79,7 +80,7 @@ def build_plan(request: BuildRequest, log: BuildLog, watch: Watch, sm: int | Non
     if memory is None:
         if stopped():
             return None
-        raise CompileError(log.explain(f"TensorRT {features.version.name} built no plan of {request.graph.name}"))
+        raise NoPlanError(log.explain(f"TensorRT {features.version.name} built no plan of {request.graph.name}"))
     cache = config.get_timing_cache()
     return BuiltPlan(
         plan=bytes(memory),

@@ -4,10 +4,9 @@ import re
 from dataclasses import dataclass
 
 from vjepa2.engine_manifest import Machine
+from vjepa2.errors import CompileError
 
 LEAST_TENSORRT = (8, 6)
-
-_NO_KERNEL = r"Could not find any implementation for node"  # among those that the builder tries at its level
 
 # what a message holds (a regular expression) -> what to do about it
 ADVICE: dict[str, str] = {
@@ -20,10 +19,15 @@ ADVICE: dict[str, str] = {
     r"Target GPU SM \d+ is not supported": (
         "this TensorRT was made for other GPUs; on Jetson take the one of JetPack (apt install tensorrt), not pip's"
     ),
-    r"(?i)out of memory|OutOfMemory|insufficient memory|Cuda Runtime \(an illegal memory": (
+    r"an illegal (memory access|instruction)|unspecified launch failure|device-side assert": (
+        "no CUDA call of this process works after that; try again with a lower --level"
+    ),
+    r"(?i)out of memory|OutOfMemory|insufficient memory": (
         "free GPU memory, set --workspace lower, or export fewer frames or a 16-bit precision (vjepa2 plan tells)"
     ),
-    _NO_KERNEL: "no kernel fits at this level: lower ones are tried next; set --workspace higher, or --level",
+    r"Could not find any implementation for node": (
+        "no kernel fits at this level: lower ones are tried next; set --workspace higher, or --level"
+    ),
     r"CUDA initialization failure with error: \d+|CUDA driver version is insufficient": (
         "the driver is older than the CUDA of this TensorRT, or no GPU is free; update the driver"
     ),
@@ -44,9 +48,25 @@ def advise(text: str) -> str | None:
     return next((advice for pattern, advice in ADVICE.items() if re.search(pattern, text)), None)
 
 
-def depends_on_level(text: str) -> bool:
-    """Whether a build that failed so may go well at another level of the builder."""
-    return re.search(_NO_KERNEL, text) is not None
+# why a builder makes no plan at any level: the disk, the installation, the GPU, or a process that CUDA gave up
+_AT_ANY_LEVEL = re.compile(
+    r"No space left on device|Unable to load library|Target GPU SM \d+ is not supported|CUDA initialization failure"
+    r"|CUDA driver version is insufficient|an illegal (memory access|instruction)|unspecified launch failure"
+    r"|device-side assert"
+)
+
+
+class NoPlanError(CompileError):
+    """The builder made no plan of a graph that was parsed, or none that loads."""
+
+
+def depends_on_level(error: CompileError) -> bool:
+    """Whether what failed so may go well at another level of the builder.
+
+    No plan may, but for a reason that is known to lie elsewhere: what a level tries, and holds in memory while it
+    tries it, is its own, and the words that tell of it are known of a few versions alone.
+    """
+    return isinstance(error, NoPlanError) and _AT_ANY_LEVEL.search(str(error)) is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from vjepa2.errors import CompileError
 
 from .tensorrt_features import probe_features
 from .tensorrt_log import LOGGER, BuildLog
+from .tensorrt_notes import NoPlanError
 
 _FUSED_ATTENTION = re.compile(r"mha", re.IGNORECASE)  # _gemm_mha_v2, fmha_v2, kgen_mha
 _OPAQUE = re.compile(r"ForeignNode", re.IGNORECASE)  # a part of the graph whose kernels the inspector does not list
@@ -35,7 +36,7 @@ def examine_plan(plan: bytes, log: BuildLog) -> PlanFacts:
     runtime.engine_host_code_allowed = False
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise CompileError(log.explain("TensorRT did not load the plan that it built"))
+        raise NoPlanError(log.explain("TensorRT did not load the plan that it built"))
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     count, is_opaque = count_fused_attention(text)
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]

@@ -22,7 +22,7 @@ from vjepa2.bundle import PORTABLE, Bundle
 from vjepa2.engine_manifest import Machine, ShapeRange, Version
 from vjepa2.errors import CompileError
 from vjepa2.export.compile_request import choose_profile
-from vjepa2.export.tensorrt_notes import ADVICE, KNOWN_FAULTS, advise, find_reports
+from vjepa2.export.tensorrt_notes import ADVICE, KNOWN_FAULTS, NoPlanError, advise, depends_on_level, find_reports
 
 MONITORED = tuple(version for version in VERSIONS if version != "8.6")
 SHAPE = (1, 4, 8)
@@ -599,6 +599,7 @@ SAMPLES = {
     "Cuda Runtime (out of memory)": "free GPU memory, set --workspace lower",
     "Could not find any implementation for node {ForeignNode[x]}": "set --workspace higher",
     "CUDA initialization failure with error: 35": "update the driver",
+    "Cuda Runtime (an illegal memory access was encountered)": "try again with a lower --level",
     "Unable to load library: libnvinfer_builder_resource.so.10.3.0": "install tensorrt again",
     "Failed to open file: /x/weights.data": "the graph's weights were not found",
     "Unsupported ONNX IR version: 13": "this parser is older than the graph",
@@ -613,6 +614,22 @@ def test_a_known_text_has_its_advice(text: str, advice: str) -> None:
 def test_every_advice_has_a_text_above_and_an_unknown_text_has_none() -> None:
     assert {advise(text) for text in SAMPLES} == set(ADVICE.values())
     assert advise("all is well") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "is_so"),
+    [
+        (NoPlanError("built no plan: Could not find any implementation for node x"), True),
+        (NoPlanError("built no plan: Cuda Runtime (out of memory)"), True),
+        (NoPlanError("built no plan: words of a version that is not known here"), True),
+        (NoPlanError("built no plan: No space left on device"), False),
+        (NoPlanError("built no plan: Cuda Runtime (an illegal memory access was encountered)"), False),
+        (NoPlanError("built no plan: Target GPU SM 87 is not supported by this TensorRT release."), False),
+        (CompileError("does not take portable.onnx"), False),
+    ],
+)
+def test_no_plan_depends_on_the_level_but_for_reasons_that_lie_elsewhere(error: CompileError, is_so: bool) -> None:
+    assert depends_on_level(error) == is_so
 
 
 def machine(version: str, sm: int = 87) -> Machine:
