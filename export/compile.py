@@ -129,6 +129,8 @@ def _attempt(bench: _Bench, bundle: Bundle, level: int) -> tuple[Attempt, tuple[
         built, log = _build(bench, bundle, profile, level)
         facts = examine_plan(built.plan, log)
         is_built = True
+        if facts.unreadable:
+            bench.tell(f"note: fused attention is not counted: {facts.unreadable}")
         verdict, faults = _measure(bundle, built.plan, facts)
     except CompileError as error:
         faults, is_final = (str(error),), not depends_on_level(error)
@@ -189,6 +191,8 @@ def find_unfused(stated: Manifest, facts: PlanFacts) -> tuple[str, ...]:
     if tokens <= LONGEST_UNFUSED:
         return ()
     count = facts.fused_attention
+    if count is None:
+        return (f"with {tokens} tokens all attention must be fused, and {facts.unreadable}: take another TensorRT",)
     if count == depth or (count > depth and stated.head not in ("tokens", "embedding")):
         return ()
     scores_bytes = stated.model.heads * tokens**2 * _SCORE_BYTES

@@ -82,10 +82,11 @@ def compile_command(
             _leave()
         raise
     manifest = result.manifest
+    fused = "an unknown number of" if manifest.fused_attention is None else manifest.fused_attention
     tell(
         f"{result.path} is ready: level {manifest.builder_level}, worst token's cosine "
         f"{manifest.verdict.token_cosine:.7f} over {manifest.verdict.clips} clips, fused attention in "
-        f"{manifest.fused_attention} layers, {manifest.device_memory_bytes / 1e6:.0f} MB of GPU memory a context"
+        f"{fused} layers, {manifest.device_memory_bytes / 1e6:.0f} MB of GPU memory a context"
     )
     if json_file:
         write_json(

@@ -145,9 +145,10 @@ def _print_engine(console: Console, engine: EngineListing) -> None:
     if manifest is None:
         console.print(f"engines/{engine.name}: {'; '.join(engine.faults)}")
         return
+    fused = "an unknown number of" if manifest.fused_attention is None else manifest.fused_attention
     console.print(
         f"engines/{engine.name}: {manifest.precision} of {manifest.graph}, TensorRT {manifest.machine.tensorrt.name} "
-        f"for {manifest.machine.gpu}, {manifest.plan.bytes / 1e6:.2f} MB, {manifest.fused_attention} fused attentions, "
+        f"for {manifest.machine.gpu}, {manifest.plan.bytes / 1e6:.2f} MB, {fused} fused attentions, "
         f"{'in its gate' if manifest.verdict.passed else 'outside its gate'}"
         + "".join(f"; {fault}" for fault in engine.faults)
     )

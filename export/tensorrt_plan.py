@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tensorrt as trt
 
@@ -22,9 +24,10 @@ class PlanFacts:
     """What TensorRT says of a plan."""
 
     io: tuple[EngineTensor, ...]
-    fused_attention: int  # layers whose attention is one kernel
+    fused_attention: int | None  # layers whose attention is one kernel; None: the inspector cannot be read
     is_opaque: bool  # parts of the graph are not listed kernel by kernel
     device_memory_bytes: int
+    unreadable: str = ""  # why the inspector cannot be read
 
 
 def examine_plan(plan: bytes, log: BuildLog) -> PlanFacts:
@@ -37,8 +40,12 @@ def examine_plan(plan: bytes, log: BuildLog) -> PlanFacts:
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise NoPlanError(log.explain("TensorRT did not load the plan that it built"))
-    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    count, is_opaque = count_fused_attention(text)
+    count: int | None = None
+    is_opaque, unreadable = True, ""
+    try:
+        count, is_opaque = count_fused_attention(read_layers(engine))
+    except ValueError as error:
+        unreadable = str(error)
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     return PlanFacts(
         io=tuple(
@@ -53,21 +60,37 @@ def examine_plan(plan: bytes, log: BuildLog) -> PlanFacts:
         fused_attention=count,
         is_opaque=is_opaque,
         device_memory_bytes=getattr(engine, probe_features().device_memory),
+        unreadable=unreadable,
     )
 
 
-def count_fused_attention(information: str) -> tuple[int, bool]:
-    """Layers of the inspector's JSON that are fused attention, and whether other layers hide what they are made of.
+def read_layers(engine: Any) -> list[object]:
+    """What the inspector tells of each layer; `ValueError` if what it tells cannot be read.
 
-    Layers are objects where the engine was built with all details, else names; what lies beside them in the JSON
-    (`Bindings`, from 11 on `I/O Tensors`) does not matter.
+    8.6 writes control characters into its strings, which JSON forbids, and bytes that are no UTF-8
+    (https://github.com/NVIDIA/TensorRT/issues/2779). What lies beside the layers (`Bindings`, from 11 on `I/O Tensors`)
+    does not matter.
     """
     try:
-        layers = json.loads(information)["Layers"]
+        text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the engine inspector's answer is no UTF-8: {error}") from error
+    try:
+        layers = json.loads(text, strict=False)["Layers"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CompileError(f"the engine inspector's answer is not known here: {information[:200]!r}") from error
+        raise ValueError(f"the engine inspector's answer is not known here: {text[:200]!r}") from error
+    if not isinstance(layers, list):
+        raise ValueError(f"the engine inspector's layers are no list: {text[:200]!r}")
+    return layers
+
+
+def count_fused_attention(layers: Sequence[object]) -> tuple[int, bool]:
+    """Layers that are fused attention, and whether other layers hide what they are made of.
+
+    They are objects where the engine was built with all details, else names.
+    """
     words = [
-        layer if isinstance(layer, str) else " ".join(str(layer.get(key, "")) for key in ("Name", "TacticName"))
+        " ".join(str(layer.get(key, "")) for key in ("Name", "TacticName")) if isinstance(layer, dict) else str(layer)
         for layer in layers
     ]
     fused = sum(_FUSED_ATTENTION.search(text) is not None for text in words)

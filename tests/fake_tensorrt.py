@@ -50,6 +50,7 @@ class Script:
     during_build: Callable[[], None] = lambda: None
     layers: list[Any] = field(default_factory=list)  # what the inspector tells
     bindings_key: str = "Bindings"  # of the inspector's JSON
+    information: bytes | None = None  # what the inspector writes instead of JSON of `layers`
     device_memory: int = 4096
     loads: bool = True  # whether plans can be deserialised
     cache_matches: bool = True
@@ -468,7 +469,8 @@ def _open_inspector(module: ModuleType, _: Script, self: Any) -> Any:
 def _information(_: ModuleType, script: Script, self: Any, format: Any) -> str:
     assert format.name == "JSON"
     assert vars(self)["_engine"]() is not None, "the inspector's engine was freed"
-    return json.dumps({"Layers": script.layers, script.bindings_key: ["frames", "tokens"]})
+    text = json.dumps({"Layers": script.layers, script.bindings_key: ["frames", "tokens"]}).encode()
+    return (text if script.information is None else script.information).decode()  # as pybind11 makes a str of it
 
 
 def _set_flag(_: ModuleType, __: Script, self: Any, flag: Enum) -> None:

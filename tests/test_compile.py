@@ -26,7 +26,7 @@ from tests.fake_tensorrt import VERSIONS, Script
 from tests.tensorrt_here import installed
 from vjepa2.bundle import MANIFEST, PORTABLE, Bundle
 from vjepa2.cli import main
-from vjepa2.engine_folder import ENGINES, open_engine
+from vjepa2.engine_folder import ENGINES, list_engines, open_engine
 from vjepa2.engine_manifest import Machine, Version
 from vjepa2.errors import CompileError
 from vjepa2.export.compile_request import CompileRequest, choose_profile, refuse_unfusable
@@ -361,6 +361,27 @@ def test_attention_of_a_long_clip_must_be_fused_in_every_block(
     status, _, err = rig.run(bundle_copy)
     assert status == 0
     assert "fused attention in 2 layers" in err
+
+
+def test_what_the_inspector_does_not_tell_is_recorded_as_unknown(
+    make_rig: Callable[..., Rig], bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig("8.6")
+    rig.script.information = b'{"Layers": ["\xb0"]}'
+    status, out, err = rig.run(bundle_copy, "--json", "-")
+    assert status == 0, err
+    assert "note: fused attention is not counted: the engine inspector's answer is no UTF-8" in err
+    assert "fused attention in an unknown number of layers" in err
+    assert json.loads(out)["manifest"]["fused_attention"] is None
+    [listing] = list_engines(Bundle.open(bundle_copy))
+    assert listing.manifest is not None
+    assert listing.manifest.fused_attention is None
+    shutil.rmtree(bundle_copy / ENGINES)
+    monkeypatch.setattr(import_module("vjepa2.export.compile"), "LONGEST_UNFUSED", 1)
+    status, _, err = rig.run(bundle_copy)
+    assert status == 1
+    assert "with 48 tokens all attention must be fused, and the engine inspector's answer is no UTF-8" in err
+    assert not engines_of(bundle_copy)
 
 
 def long_clip(manifest: Manifest, **changes: Any) -> Manifest:

@@ -1,7 +1,7 @@
 """Is the same plan asked for, in one order and by name, of every TensorRT from 8.6 to 11; and is every no heard?"""
 
 import gc
-import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -571,25 +571,48 @@ def test_a_plan_that_does_not_load_is_told(here: Installed, script: Script) -> N
 
 
 @pytest.mark.parametrize(
-    ("record", "count", "is_opaque"),
+    ("layers", "count", "is_opaque"),
     [
-        ({"Layers": [{"Name": "a", "TacticName": "fmha_v2_flash"}, {"Name": "kgen_mha_1"}], "Bindings": []}, 2, False),
-        ({"Layers": [{"Name": "{ForeignNode[a...b]}", "LayerType": "Myelin"}], "Bindings": ["x"]}, 0, True),
-        ({"Layers": ["_gemm_mha_v2_myl0_1", "linear"], "I/O Tensors": [{"Name": "mha"}]}, 1, False),
-        ({"Layers": []}, 0, False),
+        ([{"Name": "a", "TacticName": "fmha_v2_flash"}, {"Name": "kgen_mha_1"}], 2, False),
+        ([{"Name": "{ForeignNode[a...b]}", "LayerType": "Myelin"}], 0, True),
+        (["_gemm_mha_v2_myl0_1", "linear"], 1, False),
+        ([], 0, False),
     ],
 )
 def test_fused_attention_is_counted_in_either_schema(
-    record: dict[str, object], count: int, is_opaque: bool, script: Script
+    layers: list[object], count: int, is_opaque: bool, script: Script
 ) -> None:
     with installed("10.3", script) as here:
-        assert here.tensorrt_plan.count_fused_attention(json.dumps(record)) == (count, is_opaque)
+        assert here.tensorrt_plan.count_fused_attention(layers) == (count, is_opaque)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"layers": []}'])
-def test_an_answer_of_the_inspector_that_is_not_known_is_an_error(text: str, script: Script) -> None:
-    with installed("10.3", script) as here, pytest.raises(CompileError, match="answer is not known here"):
-        here.tensorrt_plan.count_fused_attention(text)
+def test_control_characters_in_what_the_inspector_writes_are_read(
+    here: Installed, script: Script, tmp_path: Path
+) -> None:
+    built = build(here, write_graph(tmp_path))
+    script.information = b'{"Layers": [{"Name": "_gemm_mha_v2", "Metadata": "a\x00b\x1f\n\t"}], "I/O Tensors": ["mha"]}'
+    facts = here.tensorrt_plan.examine_plan(built.plan, here.tensorrt_log.BuildLog())
+    assert (facts.fused_attention, facts.unreadable) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("information", "reason"),
+    [
+        (b'{"Layers": ["\xb0"]}', "the engine inspector's answer is no UTF-8: .*0xb0"),
+        (b"", "the engine inspector's answer is not known here: ''"),
+        (b"[]", "is not known here"),
+        (b'{"layers": []}', "is not known here"),
+        (b'{"Layers": 3}', "layers are no list"),
+    ],
+)
+def test_a_plan_whose_inspector_cannot_be_read_has_no_count(
+    information: bytes, reason: str, here: Installed, script: Script, tmp_path: Path
+) -> None:
+    built = build(here, write_graph(tmp_path))
+    script.information = information
+    facts = here.tensorrt_plan.examine_plan(built.plan, here.tensorrt_log.BuildLog())
+    assert facts.fused_attention is None
+    assert re.search(reason, facts.unreadable)
 
 
 SAMPLES = {

@@ -108,7 +108,7 @@ class EngineManifest:
     workspace_bytes: int | None  # limit; None: TensorRT's own
     profile: dict[str, ShapeRange]  # by input
     io: tuple[EngineTensor, ...]
-    fused_attention: int  # blocks whose attention is one kernel, by TensorRT's inspector
+    fused_attention: int | None  # layers whose attention is one kernel; None: TensorRT's inspector cannot be read
     device_memory_bytes: int  # of one context's activations
     verdict: ParityVerdict  # of the gate, on this machine
     tried: tuple[str, ...]  # what was built before this and did not pass, and why
