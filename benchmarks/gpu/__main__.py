@@ -1,33 +1,28 @@
 """Engines beside torch on this machine's GPU: exported, compiled, gated, timed in turns, written down.
 
-python -m benchmarks.gpu --python PYTHON --tensorrt-python PYTHON [--reuse]
+python -m benchmarks.gpu --python PYTHON --tensorrt-python PYTHON [--cases NAME,NAME] [--reuse]
 """
 
 import argparse
 import datetime
+import hashlib
+import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vjepa2.bundle import Bundle
 from vjepa2.errors import Vjepa2Error
-from vjepa2.export.memory import plan_memory
 
-from .cases import Case, choose_cases, compile_case, export_case
-from .interpreters import ROOT, Interpreter, find_interpreters
+from .cases import CASES, Case, choose_cases, explain_no_bf16
+from .interpreters import ROOT, find_interpreters
 from .machine import read_gpu_state
-from .pipes import VariantError, Worker, WorkerError
-from .report import CaseReport, GpuReport, write_report
-from .turns import Comparison, Run, compare
+from .measure import Bench, measure_case
+from .report import CaseReport, GpuReport, merge, name_report, read_earlier, write_report
 
-_ROUNDS = 12
-_CALLS = {"tiny": 50, "vitl": 10}  # a block
-_BASE = "tensorrt"  # what the others are compared with
-_WORKERS = (("TENSORRT_PYTHON", "benchmarks.gpu.tensorrt_worker"), ("PYTHON", "benchmarks.gpu.torch_worker"))
+_STEP_SECONDS = 480.0
+_INTERRUPTED = 130
+_SOURCES = ("vjepa2", "export", "runtime", "benchmarks/gpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,81 +34,77 @@ class Places:
 
 
 def main(arguments: list[str] | None = None, places: Places = Places()) -> int:
-    """Exit status: 0 all well, 1 something measured is not good, 2 could not do it."""
-    parser = argparse.ArgumentParser(prog="make gpu", description=__doc__)
-    parser.add_argument("--python", required=True, help="An interpreter with torch and what exports.")
-    parser.add_argument("--tensorrt-python", required=True, help="An interpreter with TensorRT.")
-    parser.add_argument("--reuse", action="store_true", help="Take whole bundles of an earlier run as they are.")
-    options = parser.parse_args(arguments)
+    """Exit status: 0 all well, 1 a case failed, 2 could not do it."""
+    options = parse(arguments)
+    docs = options.docs or places.docs
     try:
         interpreters = find_interpreters({"PYTHON": options.python, "TENSORRT_PYTHON": options.tensorrt_python})
-        report = measure(interpreters, places.artifacts, reuse=options.reuse)
-        record, table = write_report(report, places.docs)
+        cases = choose_cases(interpreters["TENSORRT_PYTHON"], options.cases.replace(",", " ").split())
+        bench = Bench(
+            interpreters=interpreters,
+            folder=places.artifacts,
+            logs=docs / f"{name_report(interpreters)}-logs",
+            reuse=options.reuse,
+            step_seconds=options.step_seconds,
+        )
+        measured, table = measure(cases, bench, docs)
     except Vjepa2Error as error:
         print(f"make gpu: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("make gpu: interrupted; the cases before this one are written", file=sys.stderr)
+        return _INTERRUPTED
     print(table.read_text())
-    print(f"{record} and {table.name} are written", file=sys.stderr)
-    return 1 if any(case.failures for case in report.cases) else 0
+    print(f"{table}, its JSON and {bench.logs} are written", file=sys.stderr)
+    return 1 if any(case.failures for case in measured) else 0
 
 
-def measure(interpreters: Mapping[str, Interpreter], folder: Path, *, reuse: bool) -> GpuReport:
-    """Every case that this TensorRT has the precision for."""
-    before = read_gpu_state()
-    cases = tuple(
-        measure_case(case, interpreters, folder, reuse=reuse) for case in choose_cases(interpreters["TENSORRT_PYTHON"])
-    )
-    return GpuReport(
-        date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        interpreters=dict(interpreters),
-        state_before=before,
-        state_after=read_gpu_state(),
-        cases=cases,
-    )
+def measure(cases: Sequence[Case], bench: Bench, docs: Path) -> tuple[tuple[CaseReport, ...], Path]:
+    """Measure the cases, with the report written after each; they, and the table."""
+    before, sources = read_gpu_state(), hash_sources()
+    earlier = read_earlier(docs / f"{name_report(bench.interpreters)}.json")
+    measured: tuple[CaseReport, ...] = ()
+    for case in cases:
+        measured = (*measured, measure_case(case, bench))
+        report = GpuReport(
+            date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            sources=sources,
+            interpreters=bench.interpreters,
+            state_before=before,
+            state_after=read_gpu_state(),
+            no_bf16=explain_no_bf16(bench.interpreters["TENSORRT_PYTHON"]),
+            cases=measured,
+        )
+        _, table = write_report(merge(report.to_record(), earlier), docs, report.name)
+    return measured, table
 
 
-def measure_case(case: Case, interpreters: Mapping[str, Interpreter], folder: Path, *, reuse: bool) -> CaseReport:
-    """Export, compile, and compare; what was measured and is not good ends the case, not the run."""
-    print(f"{case.folder}: export", file=sys.stderr)
-    exported = export_case(case, interpreters["PYTHON"], folder, reuse=reuse)
-    report = CaseReport(case=case, export=exported)
-    if exported.failure:
-        return report
-    print(f"{case.folder}: compile", file=sys.stderr)
-    manifest = Bundle.open(folder / case.folder).manifest
-    compiled = compile_case(case, interpreters["TENSORRT_PYTHON"], folder)
-    report = replace(report, depth=manifest.model.depth, compile=compiled)
-    if compiled.record is None:
-        return report
-    print(f"{case.folder}: compare", file=sys.stderr)
-    is_fused = compiled.record["manifest"]["fused_attention"] == manifest.model.depth
-    plan = plan_memory(manifest.model, manifest.clip, precision=case.precision, fused=is_fused)
-    commands = [[interpreters[role].path, "-m", module, str(folder / case.folder)] for role, module in _WORKERS]
-    try:
-        facts, comparison = compare_workers(commands, rounds=_ROUNDS, calls=_CALLS[case.name])
-    except WorkerError as error:
-        return replace(report, planned_bytes=plan.run_bytes, crash=str(error))
-    return replace(report, planned_bytes=plan.run_bytes, facts=facts, comparison=comparison)
+def hash_sources(root: Path = ROOT) -> str:
+    """Twelve digits of the code that measures: a copy of the tree need not say which commit it is."""
+    digest = hashlib.sha256()
+    for file in sorted(file for folder in _SOURCES for file in (root / folder).rglob("*.py")):
+        digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
-def compare_workers(
-    commands: Sequence[Sequence[str]], *, rounds: int, calls: int
-) -> tuple[dict[str, dict[str, Any]], Comparison]:
-    """What every variant of every worker says of itself, and all of them in turns."""
-    with ExitStack() as stack:
-        facts: dict[str, dict[str, Any]] = {}
-        failures: dict[str, str] = {}
-        runs: dict[str, Run] = {}
-        for worker in [stack.enter_context(Worker(command)) for command in commands]:
-            for variant in worker.variants:
-                try:
-                    facts[variant] = worker.describe(variant)
-                    runs[variant] = partial(worker.run, variant)
-                except VariantError as error:
-                    failures[variant] = str(error)
-        comparison = compare(runs, base=_BASE, rounds=rounds, calls=calls)
-    return facts, replace(comparison, failures=failures | comparison.failures)
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options of `make gpu`."""
+    parser = argparse.ArgumentParser(prog="make gpu", description=__doc__)
+    parser.add_argument("--python", required=True, help="An interpreter with torch and what exports.")
+    parser.add_argument("--tensorrt-python", required=True, help="An interpreter with TensorRT.")
+    names = ", ".join(case.folder for case in CASES)
+    parser.add_argument("--cases", default="", help=f"Of {names}; the report keeps others of an earlier run.")
+    parser.add_argument("--reuse", action="store_true", help="Take whole bundles, and engines in their gate, as found.")
+    parser.add_argument("--docs", type=Path, help="Folder of the report.  [default: docs/gpu]")
+    parser.add_argument("--step-seconds", type=float, default=_STEP_SECONDS, help="For a case's export, and so on.")
+    return parser.parse_args(arguments)
+
+
+def _end(number: int, _: object) -> None:
+    """Whoever ends us ends what we started, too; a report of the cases before is written."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(main())

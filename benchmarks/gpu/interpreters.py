@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 }
 _PROBE = """
 import importlib.util, json, platform, sys
-found = {"python": platform.python_version(), "versions": {}, "gpu": None, "no_gpu": None, "has_bf16": False}
+found = {"python": platform.python_version(), "versions": {}, "gpu": None, "no_gpu": None, "sm": None}
+found["has_bf16"] = False
 for name in sys.argv[2:] + ["onnxsim"]:
     if importlib.util.find_spec(name) is not None:
         module = importlib.import_module(name)
@@ -31,6 +32,8 @@ if "torch" in found["versions"]:
     import torch
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name(0)
+        major, minor = torch.cuda.get_device_capability(0)
+        found["sm"] = 10 * major + minor
     else:
         found["no_gpu"] = f"torch {torch.__version__} finds no CUDA GPU"
 if "tensorrt" in found["versions"]:
@@ -40,7 +43,7 @@ if "tensorrt" in found["versions"]:
     from vjepa2.runtime.backends.cuda import CudaDevice
     try:
         with CudaDevice.open() as gpu:
-            found["gpu"] = gpu.name
+            found["gpu"], found["sm"] = gpu.name, gpu.sm
     except BackendError as error:
         found["no_gpu"] = str(error)
 print(json.dumps(found))
@@ -60,6 +63,7 @@ class Interpreter:
     python: str
     versions: dict[str, str]  # of modules
     gpu: str | None
+    sm: int | None  # the GPU's compute capability: 87 is 8.7
     has_bf16: bool  # of TensorRT
 
     @property
@@ -94,19 +98,28 @@ def _probe(role: str, path: str) -> tuple[Interpreter, list[str]]:
             f"{role} is {path!r}, which is no program; give the path of a Python: make gpu {role}=…"
         )
     program = str(Path(program).absolute())  # not resolved: a link into an environment is that environment
+    try:
+        record = _ask([program, "-c", _PROBE, role, *NEEDS[role]])
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise GpuBenchmarkError(f"{role} ({path}) cannot be asked what it has: {error}") from error
+    return _read(role, program, record), [f"{role} ({path}) {fault}" for fault in _find_faults(role, record)]
+
+
+def _ask(command: Sequence[str]) -> dict[str, Any]:
+    """What the probe says; a `ValueError` with its last line if it says nothing."""
     done = subprocess.run(
-        [program, "-c", _PROBE, role, *NEEDS[role]],
+        list(command),
         cwd=ROOT,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
         timeout=_TIME_LIMIT_S,
     )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise GpuBenchmarkError(f"{role} ({path}) cannot be asked what it has: {last}")
-    record = json.loads(done.stdout.splitlines()[-1])
-    return _read(role, program, record), [f"{role} ({path}) {fault}" for fault in _find_faults(role, record)]
+    if done.returncode or not done.stdout.strip():
+        raise ValueError((done.stderr.strip().splitlines() or ["no message"])[-1])
+    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return record
 
 
 def _read(role: str, path: str, record: dict[str, Any]) -> Interpreter:
@@ -116,6 +129,7 @@ def _read(role: str, path: str, record: dict[str, Any]) -> Interpreter:
         python=record["python"],
         versions=record["versions"],
         gpu=record["gpu"],
+        sm=record["sm"],
         has_bf16=record["has_bf16"],
     )
 

@@ -1,11 +1,10 @@
-"""The engine's side: the backend as an app uses it, plain and as a CUDA graph.
+"""The engine's side: the backend as an app uses it, plain or as a CUDA graph.
 
-python -m benchmarks.gpu.tensorrt_worker BUNDLE
+python -m benchmarks.gpu.tensorrt_worker BUNDLE tensorrt|tensorrt-graph
 """
 
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,13 @@ from vjepa2.runtime.backends.trt import TensorRtBackend
 from vjepa2.runtime.gates import GATES
 from vjepa2.runtime.parity import Reference, check_parity
 
-from .pipes import Block, Variant, serve
+from .pipes import Block, serve
+
+_USES_GRAPH = {"tensorrt": False, "tensorrt-graph": True}
 
 
 class EngineVariant:
-    """One engine in one session of its own, opened when it is first asked for."""
+    """An engine in one session, opened when it is first asked for."""
 
     def __init__(self, bundle: Bundle, *, cuda_graph: bool) -> None:
         self._bundle, self._cuda_graph = bundle, cuda_graph
@@ -59,14 +60,10 @@ class EngineVariant:
         return self._backend
 
 
-def make(folder: str) -> Mapping[str, Variant]:
-    """Both variants over one bundle."""
-    bundle = Bundle.open(folder)
-    return {
-        "tensorrt": EngineVariant(bundle, cuda_graph=False),
-        "tensorrt-graph": EngineVariant(bundle, cuda_graph=True),
-    }
+def make(folder: str, name: str) -> EngineVariant:
+    """The variant called `name` over a bundle."""
+    return EngineVariant(Bundle.open(folder), cuda_graph=_USES_GRAPH[name])
 
 
 if __name__ == "__main__":
-    serve(lambda: make(sys.argv[1]))
+    serve(lambda: make(*sys.argv[1:]))

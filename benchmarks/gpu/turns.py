@@ -49,14 +49,22 @@ class Comparison:
     rounds: int
     variants: dict[str, Compared]
     failures: dict[str, str]  # variants that did not run
-    wall_ratios: dict[str, Ratio]  # to the base
+    wall_ratios: dict[str, Ratio]  # to each one's base
     gpu_ratios: dict[str, Ratio]
 
 
-def compare(runs: Mapping[str, Run], *, base: str, rounds: int, calls: int) -> Comparison:
+def compare(
+    runs: Mapping[str, Run],
+    *,
+    bases: Mapping[str, str],
+    rounds: int,
+    calls: int,
+    halfway: Callable[[], object] = lambda: None,
+) -> Comparison:
     """Warm each up, then let each run `calls` calls a round, in an order that turns around from round to round.
 
-    Ratios are to `base`. A variant that fails is told, and nothing that it did before.
+    Ratios are to the variant that `bases` names, if both ran. A variant that fails is told, and nothing that it did
+    before. `halfway` is called once, between rounds, when the GPU has just worked.
     """
     failures: dict[str, str] = {}
     warm: dict[str, tuple[int, bool]] = {}
@@ -72,6 +80,8 @@ def compare(runs: Mapping[str, Run], *, base: str, rounds: int, calls: int) -> C
     for name in runs:
         attempt(name, lambda name=name: warm.update({name: warm_up(runs[name], calls)}))  # type: ignore[misc]
     for number in range(rounds):
+        if number == rounds // 2:
+            halfway()
         for name in list(blocks) if number % 2 == 0 else list(reversed(blocks)):
             attempt(name, lambda name=name: blocks[name].append(runs[name](calls)))  # type: ignore[misc]
     walls = {name: [block.wall_ms for block in done] for name, done in blocks.items()}
@@ -88,8 +98,8 @@ def compare(runs: Mapping[str, Run], *, base: str, rounds: int, calls: int) -> C
             for name in blocks
         },
         failures=failures,
-        wall_ratios=_ratios(walls, base),
-        gpu_ratios=_ratios(gpus, base),
+        wall_ratios=_ratios(walls, bases),
+        gpu_ratios=_ratios(gpus, bases),
     )
 
 
@@ -124,11 +134,11 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(int(place) - 1, 0)]
 
 
-def _ratios(times: Mapping[str, Sequence[Sequence[float]]], base: str) -> dict[str, Ratio]:
-    """Of every other variant, if the base is there."""
+def _ratios(times: Mapping[str, Sequence[Sequence[float]]], bases: Mapping[str, str]) -> dict[str, Ratio]:
+    """Of every variant that has a base, if both are there."""
     found = {}
-    for name in times if base in times else ():
-        if name != base:
+    for name, base in bases.items():
+        if name in times and base in times:
             pairs = zip(times[name], times[base], strict=True)
             each = [statistics.median(block) / statistics.median(first) for block, first in pairs]
             found[name] = Ratio(median=statistics.median(each), least=min(each), most=max(each))
