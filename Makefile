@@ -91,11 +91,12 @@ bench-arena: install  ## memory and time of both graphs in ONNX Runtime at 64 fr
 	$(VJEPA2) export random --model vitl --seed 0 --layers 2 --frames 64 --no-simplify -o artifacts/vitl-2-layers-64x256-fp32
 	$(BIN)/python benchmarks/arena.py artifacts/vitl-2-layers-64x256-fp32
 
-# Builds no environment: PYTHON has torch >= 2.11 and what exports, TENSORRT_PYTHON has TensorRT >= 8.6 (Python >= 3.10)
+# Builds no environment: PYTHON has torch >= 2.11 and what exports, TENSORRT_PYTHON has TensorRT >= 8.6 (Python >= 3.10).
+# CASES= of tiny-fp16,vitl-bf16, REUSE=1 for bundles and engines of an earlier run, STEP_SECONDS=, DOCS= for the report
 TENSORRT_PYTHON ?= $(PYTHON)
 
 gpu:  ## engines beside torch on this machine's GPU, into docs/gpu: PYTHON= with torch, TENSORRT_PYTHON= with TensorRT
-	@$(PYTHON) -m benchmarks.gpu --python '$(PYTHON)' --tensorrt-python '$(TENSORRT_PYTHON)' $(if $(REUSE),--reuse)
+	@$(PYTHON) -m benchmarks.gpu --python '$(PYTHON)' --tensorrt-python '$(TENSORRT_PYTHON)' $(if $(CASES),--cases '$(CASES)') $(if $(REUSE),--reuse) $(if $(STEP_SECONDS),--step-seconds $(STEP_SECONDS)) $(if $(DOCS),--docs '$(DOCS)')
 
 BACKENDS ?=
 BENCH_SECONDS ?= 60
