@@ -3,21 +3,27 @@
 Values are found by name, as ONNX has it. Types are words: float32, float16, bfloat16, int8, uint8, int64.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, NodeProto, TensorProto, helper
 
 from vjepa2.errors import LintError
 
 MICROSOFT = "com.microsoft"
 FUSED_ATTENTION = f"{MICROSOFT}.MultiHeadAttention"
 _WORDS = {"float": "float32", "double": "float64"}
+# attributes of Constant beside `value`
+_NUMBERS = {
+    "value_float": TensorProto.FLOAT,
+    "value_floats": TensorProto.FLOAT,
+    "value_int": TensorProto.INT64,
+    "value_ints": TensorProto.INT64,
+}
 
 
 def operator_of(node: NodeProto) -> str:
@@ -67,11 +73,11 @@ class GraphView:
     def tensors(self) -> dict[str, TensorProto]:
         """Every constant by its name."""
         made = {
-            node.output[0]: attribute.t
+            node.output[0]: _tensor_of(attribute)
             for node in self.nodes
             if node.op_type == "Constant"
             for attribute in node.attribute
-            if attribute.name == "value"
+            if attribute.name == "value" or attribute.name in _NUMBERS
         }
         return {tensor.name: tensor for tensor in self.model.graph.initializer} | made
 
@@ -124,22 +130,63 @@ class GraphView:
                 node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name))
         return light
 
+    def find_cycle(self) -> list[NodeProto]:
+        """Nodes each of which needs what another of them makes; none in a graph that can be computed."""
+        places = {name: place for place, node in enumerate(self.nodes) for name in node.output if name}
+        needs = {
+            place: {places[name] for name in node.input if name in places} for place, node in enumerate(self.nodes)
+        }
+        try:
+            TopologicalSorter(needs).prepare()
+        except CycleError as error:
+            return [self.nodes[place] for place in error.args[1][1:]]  # whose last is its first
+        return []
+
     def climb(self, name: str, through: frozenset[str]) -> Iterator[NodeProto]:
-        """The nodes that `name` comes from, along first inputs, up to and with the first that is not of `through`."""
-        while (node := self.makers.get(name)) is not None:
+        """The nodes that `name` comes from, along what is computed, up to and with the first that is not of `through`.
+
+        Each is met once, as in every walk here, so that a walk in a cycle ends.
+        """
+        seen = set[str]()
+        while name not in seen and (node := self.makers.get(name)) is not None:
+            seen.add(name)
             yield node
             if operator_of(node) not in through:
                 return
-            name = node.input[0]
+            name = next((each for each in node.input if each and each not in self.tensors), "")
 
-    def is_scalar(self, name: str) -> bool:
-        """Whether a value is a constant of one number."""
-        return name in self.tensors and int(np.prod(self.tensors[name].dims)) == 1
+    def reach(self, name: str, through: Callable[[NodeProto], bool]) -> list[NodeProto]:
+        """Every node that `name` comes from, along all inputs, up to and with those that are not to be gone through."""
+        found, seen, todo = list[NodeProto](), set[str](), [name]
+        while todo:
+            name = todo.pop()
+            if name in seen or (node := self.makers.get(name)) is None:
+                continue
+            seen.add(name)
+            found.append(node)
+            if through(node):
+                todo.extend(reversed(node.input))
+        return found
 
-    def read(self, name: str) -> npt.NDArray[np.generic] | None:
-        """A constant's numbers; None if it is no constant of the graph or lies outside it."""
-        tensor = self.tensors.get(name)
-        if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
-            return None
-        array: npt.NDArray[np.generic] = numpy_helper.to_array(tensor)
-        return array
+    def path_to(self, wanted: str, name: str, through: frozenset[str]) -> list[NodeProto]:
+        """The nodes from the one that makes `name` up to the first `wanted` one behind others of `through`; or none."""
+        seen, todo = set[str](), [(name, list[NodeProto]())]
+        while todo:
+            name, passed = todo.pop()
+            if name in seen or (node := self.makers.get(name)) is None:
+                continue
+            seen.add(name)
+            if operator_of(node) == wanted:
+                return [*passed, node]
+            if operator_of(node) in through:
+                todo.extend((each, [*passed, node]) for each in reversed(node.input))
+        return []
+
+
+def _tensor_of(attribute: AttributeProto) -> TensorProto:
+    kind = _NUMBERS.get(attribute.name)
+    if kind is None:
+        return attribute.t
+    values = helper.get_attribute_value(attribute)
+    is_one = not attribute.name.endswith("s")
+    return helper.make_tensor("", kind, [] if is_one else [len(values)], [values] if is_one else values)

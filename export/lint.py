@@ -11,14 +11,15 @@ from google.protobuf.message import DecodeError
 from vjepa2.errors import ExportError, LintError
 from vjepa2.manifest import Precision
 
-from . import lint_files, lint_fusion, lint_importer, lint_precision
+from . import lint_attention, lint_files, lint_fusion, lint_importer, lint_precision, lint_quantization
 from .graph_view import GraphView, operator_of
-from .lint_fusion import count_attention
+from .lint_attention import count_attention
 from .lint_precision import matmul_types
 from .targets import FACTS, Target, TargetName
 
 Rule = Callable[[GraphView, Target, Precision | None], Iterator[tuple[str, str]]]
-RULES: tuple[Rule, ...] = (*lint_importer.RULES, *lint_fusion.RULES, *lint_precision.RULES, *lint_files.RULES)
+_PARTS = (lint_importer, lint_fusion, lint_attention, lint_precision, lint_quantization, lint_files)
+RULES: tuple[Rule, ...] = tuple(rule for part in _PARTS for rule in part.RULES)
 _SHOWN = 3  # faults in an error's one line
 
 

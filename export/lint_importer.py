@@ -15,11 +15,15 @@ from .targets import Target
 Found = Iterator[tuple[str, str]]  # node, reason
 _GRAPH = "graph"
 _DATA_INPUT = {"Where": 1, "Compress": 1}  # where it is not the first input that an operator works on
+_FLOATS = ("float32", "float16")
 _MAKES_TYPES = ("Cast", "CastLike", "Constant", "ConstantOfShape")  # whose output may be of another type
 
 
 def graph_is_valid(view: GraphView, target: Target, precision: Precision | None) -> Found:
-    """ONNX's checker takes the graph, and its type inference every operator's types."""
+    """ONNX's checker takes the graph, its type inference every operator's types, and no node needs what it makes."""
+    if cycle := view.find_cycle():
+        yield cycle[0].name, f"it takes what comes of itself, in a cycle of {len(cycle)} nodes; no graph may be cyclic"
+        return
     light = view.light_model()
     try:
         onnx.checker.check_model(light)
@@ -102,12 +106,25 @@ def has_no_control_flow(view: GraphView, target: Target, precision: Precision | 
 
 
 def uint8_goes_into_a_cast(view: GraphView, target: Target, precision: Precision | None) -> Found:
-    """Pixels are cast before anything else touches them: nothing but a Cast takes an input of bytes."""
-    pixels = {value.name for value in view.model.graph.input if view.types.get(value.name) == "uint8"}
-    for name in sorted(pixels):
+    """Pixels are cast before anything else touches them: nothing but a Cast takes an input of bytes.
+
+    Where quantisation is symmetric, as in TensorRT, no other value is of bytes, but for an output; Casts are to and
+    from float32 or float16.
+    """
+    inputs = {value.name for value in view.model.graph.input}
+    outputs = {value.name for value in view.model.graph.output}
+    for name in sorted(name for name, kind in view.types.items() if kind == "uint8"):
         for node in view.users.get(name, []):
-            if node.op_type != "Cast":
+            if name in inputs and node.op_type != "Cast":
                 yield node.name, f"{node.op_type} takes the uint8 input {name}; put a Cast before it"
+            elif name in inputs and target.zero_points_are_zero and view.types.get(node.output[0]) not in _FLOATS:
+                kind = view.types.get(node.output[0])
+                yield node.name, f"it casts the uint8 input {name} to {kind}; it must be float32 or float16"
+            elif name not in inputs and target.zero_points_are_zero:
+                yield node.name, f"{node.op_type} takes {name}, which is uint8; only an input or an output may be"
+        maker = view.makers.get(name)
+        if target.zero_points_are_zero and maker is not None and name not in outputs and name not in view.users:
+            yield maker.name, f"{name} is uint8 and nobody takes it; only an input or an output may be uint8"
 
 
 def reduce_axes_are_attributes(view: GraphView, target: Target, precision: Precision | None) -> Found:
@@ -128,18 +145,6 @@ def ranks_are_within_limit(view: GraphView, target: Target, precision: Precision
                 yield node.name, f"{name} has {rank} axes; at most {target.max_rank} are possible"
 
 
-def zero_points_are_zero(view: GraphView, target: Target, precision: Precision | None) -> Found:
-    """Quantisation is symmetric, where the importer knows no other."""
-    for node in view.nodes if target.zero_points_are_zero else []:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or not any(node.input[2:]):
-            continue
-        zeros = view.read(node.input[2])
-        if zeros is None:
-            yield node.name, f"its zero point {node.input[2]} is no constant that can be read; it must be 0"
-        elif zeros.astype(float).any():
-            yield node.name, f"its zero point {node.input[2]} is not 0; only symmetric quantisation is read"
-
-
 def fp8_has_opset_19(view: GraphView, target: Target, precision: Precision | None) -> Found:
     """FP8 is there from opset 19 on."""
     fp8 = sorted(name for name, kind in view.types.items() if kind.startswith("float8"))
@@ -158,6 +163,5 @@ RULES = (
     uint8_goes_into_a_cast,
     reduce_axes_are_attributes,
     ranks_are_within_limit,
-    zero_points_are_zero,
     fp8_has_opset_19,
 )

@@ -10,13 +10,21 @@ from onnx import NodeProto
 
 from vjepa2.manifest import Precision
 
-from .graph_view import GraphView, operator_of
-from .lint_fusion import find_attention
+from .graph_view import MICROSOFT, GraphView, operator_of
+from .lint_attention import find_attention
+from .lint_quantization import LINEARS, find_restoring
 from .targets import Target
 
 Found = Iterator[tuple[str, str]]  # node, reason
 _GRAPH = "graph"
-_MULTIPLIES = frozenset({"MatMul", "Gemm", "Conv", "com.microsoft.MultiHeadAttention", "com.microsoft.FusedMatMul"})
+_ATTENTIONS = frozenset({"Attention", f"{MICROSOFT}.Attention", f"{MICROSOFT}.MultiHeadAttention"})
+_IN_MICROSOFT = ("DynamicQuantizeMatMul", "FusedGemm", "FusedMatMul", "MatMulIntegerToFloat", "MatMulNBits", "QGemm")
+_MULTIPLIES = (
+    LINEARS
+    | _ATTENTIONS
+    | {"ConvInteger", "ConvTranspose", "Einsum", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+    | {f"{MICROSOFT}.{name}" for name in _IN_MICROSOFT}
+)
 _TYPES: Mapping[Precision, tuple[str, ...]] = {
     "fp32": ("float32",),
     "fp16": ("float16",),
@@ -45,7 +53,7 @@ def _matmuls(view: GraphView) -> list[NodeProto]:
 
 
 def matmuls_are_as_asked(view: GraphView, target: Target, precision: Precision | None) -> Found:
-    """Every MatMul is of the type that the precision means."""
+    """Every MatMul, and whatever else multiplies matrices, is of the type that the precision means."""
     if precision is None:
         return
     taken = set(_TYPES[precision])
@@ -53,10 +61,12 @@ def matmuls_are_as_asked(view: GraphView, target: Target, precision: Precision |
         taken.add("float32")  # which is what 16 bits are there
     wrong: dict[str, list[str]] = {}
     for node in _matmuls(view):
-        if precision in _STORED and _operands(view, node) != {None}:
+        stored = {kind for kind in _operands(view, node) if kind is not None}
+        if precision in _STORED and stored:
             continue  # judged below by its 8-bit operands, whatever the type that DequantizeLinear gives them
-        kinds = {view.types.get(name, "unknown") for name in node.input[:2]} - taken
-        if kinds and not _reads(node, STAYS_FLOAT32) and node.name not in view.islands:
+        names = node.input if node.op_type == "Einsum" else node.input[:2]
+        kinds = stored or {view.types.get(name, "unknown") for name in names} - taken
+        if kinds and not _reads(view, node, STAYS_FLOAT32) and node.name not in view.islands:
             wrong.setdefault(sorted(kinds)[0], []).append(node.name)
     for kind, names in wrong.items():
         yield names[0], f"{precision} was asked for, and {len(names)} MatMuls are {kind}, this the first of them"
@@ -81,7 +91,7 @@ def islands_are_float32(view: GraphView, target: Target, precision: Precision | 
 
 
 def linears_are_quantized(view: GraphView, target: Target, precision: Precision | None) -> Found:
-    """Every MatMul with weights takes both operands from a DequantizeLinear of the right type."""
+    """Every linear layer is a MatMul, Gemm or Conv whose operands both come from 8 bits of the right type."""
     stored = _STORED.get(precision) if precision is not None else None
     if stored is None:
         return
@@ -89,25 +99,20 @@ def linears_are_quantized(view: GraphView, target: Target, precision: Precision 
     plain = [
         node.name
         for node in _matmuls(view)
-        if node.op_type != "MultiHeadAttention"
+        if operator_of(node) not in _ATTENTIONS
         and node.name not in inside
-        and not _reads(node, STAYS_WIDE)
-        and _operands(view, node) != {stored}
+        and not _reads(view, node, STAYS_WIDE)
+        and (operator_of(node) not in LINEARS or _operands(view, node) != {stored})
     ]
     if plain:
         yield plain[0], f"{precision} was asked for, and {len(plain)} linear layers are not {stored}, this the first"
 
 
-def attention_is_not_quantized(view: GraphView, target: Target, precision: Precision | None) -> Found:
-    """No MatMul of attention takes quantised operands, and nothing between the two is quantised."""
-    for one in find_attention(view):
-        for node in (one.scores, one.mixed):
-            if node is not None and _operands(view, node) != {None}:
-                yield node.name, "it multiplies quantised numbers; attention stays in 16 bits"
-
-
-def _reads(node: NodeProto, parts: tuple[str, ...]) -> bool:
-    return any(part in name for name in node.input for part in parts)
+def _reads(view: GraphView, node: NodeProto, parts: tuple[str, ...]) -> bool:
+    """Whether a node reads a constant, cast or not, with one of `parts` in its name."""
+    casts = [maker for name in node.input if (maker := view.makers.get(name)) is not None and maker.op_type == "Cast"]
+    names = [*node.input, *(maker.input[0] for maker in casts)]
+    return any(part in name for name in names if name in view.tensors for part in parts)
 
 
 def _operands(view: GraphView, node: NodeProto) -> set[str | None]:
@@ -116,8 +121,8 @@ def _operands(view: GraphView, node: NodeProto) -> set[str | None]:
 
 def _stored_type(view: GraphView, name: str) -> str | None:
     """The type that a value was quantised to; None if it was not."""
-    node = view.makers.get(name)
-    return view.types.get(node.input[0]) if node is not None and node.op_type == "DequantizeLinear" else None
+    restoring, _ = find_restoring(view, name)
+    return None if restoring is None else view.types.get(restoring.input[0])
 
 
 RULES = (
@@ -125,5 +130,4 @@ RULES = (
     layer_norms_are_float32,
     islands_are_float32,
     linears_are_quantized,
-    attention_is_not_quantized,
 )

@@ -103,7 +103,8 @@ _ORDERS = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])  # of the axes of q, k and 
 def small_graph(kind: str, stored: str | None = None) -> onnx.ModelProto:
     """LayerNormalization in float32, then three linear layers and attention in `kind`.
 
-    Where linears are quantised to `stored` they are between QuantizeLinear and DequantizeLinear of float32.
+    Where linears are quantised to `stored` they are float32 between QuantizeLinear and DequantizeLinear: int8 weights
+    have a scale for each column, FP8 weights one.
     """
     number = {"float32": 1, "float16": 10, "bfloat16": 16}[kind]
     graph = _Small(number, {"int8": TensorProto.INT8, "float8e4m3fn": TensorProto.FLOAT8E4M3FN}.get(stored or ""))
@@ -149,12 +150,20 @@ class _Small:
         step, zero = self.array("step", np.array(0.5)), self.array("zero", np.array(0), self.stored)
         return self.add("DequantizeLinear", self.add("QuantizeLinear", name, step, zero), step, zero)
 
+    def restore(self, values: npt.NDArray[Any]) -> str:
+        """A weight of 8 bits, restored."""
+        assert self.stored is not None
+        shape = [_WIDTH] if self.stored == TensorProto.INT8 else []
+        weight = self.array("weight", values, self.stored)
+        step, zero = self.array("step", np.full(shape, 0.5)), self.array("zero", np.zeros(shape), self.stored)
+        return self.add("DequantizeLinear", weight, step, zero, axis=1)
+
     def linear(self, name: str) -> str:
         """The product of a float32 value and a weight, in `kind`."""
         values, title = np.eye(_WIDTH) + len(self.nodes), f"linear_{len(self.nodes)}"
         if self.stored is None:
             return self.add("MatMul", self.cast(name), self.array("weight", values, self.kind), name=title)
-        operands = self.quantize(name), self.quantize(self.array("weight", values))
+        operands = self.quantize(name), self.restore(values)
         return self.cast(self.add("MatMul", *operands, name=title))
 
     def heads(self, name: str, order: list[int]) -> str:
