@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,8 @@ from vjepa2.engine_manifest import (
     engine_name,
 )
 from vjepa2.errors import BundleError, EngineError
+
+PLAN_FILE = f"{ENGINES}/{NAME}/{PLAN}"
 
 
 def test_what_was_written_opens(bundle_copy: Path) -> None:
@@ -186,6 +190,37 @@ def test_a_file_of_somebody_else_is_refused(bundle_copy: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "getuid", lambda: owner + 1)
     with pytest.raises(EngineError, match=rf"belongs to user {owner}, not to you \({owner + 1}\)"):
         open_engine(Bundle.open(bundle_copy), HERE)
+
+
+@pytest.mark.parametrize("denied", [ENGINES, f"{ENGINES}/{NAME}", f"{ENGINES}/{NAME}/{MANIFEST}", PLAN_FILE])
+def test_an_engine_that_only_another_user_can_read_is_told_with_its_owner(
+    denied: str, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of root, who compiled it: engines are their owner's alone."""
+    put_engine(bundle_copy)
+    bundle, place = Bundle.open(bundle_copy), bundle_copy / denied
+
+    def deny(function: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(path: Any, *arguments: Any) -> Any:
+            if os.fspath(path) == str(place):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return function(path, *arguments)
+
+        return answer
+
+    owner = place.stat().st_uid
+    monkeypatch.setattr(engine_folder, "_ROOT", owner)
+    monkeypatch.setattr(os, "getuid", lambda: 4242)
+    monkeypatch.setattr(Path, "iterdir", deny(Path.iterdir))
+    monkeypatch.setattr(os, "open", deny(os.open))
+    told = rf"{place} cannot be read: Permission denied; it belongs to user {owner}, not to you \(4242\): run this as "
+    with pytest.raises(EngineError, match=told) as caught:
+        open_engine(bundle, HERE)
+    assert str(caught.value).endswith(f"run: vjepa2 compile {bundle_copy}")
+    if denied != PLAN_FILE:
+        [listing] = list_engines(bundle, HERE)
+        assert listing.manifest is None
+        assert re.search(told, listing.faults[0])
 
 
 def test_links_in_the_place_of_engines_are_refused(bundle_copy: Path) -> None:

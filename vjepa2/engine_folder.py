@@ -10,7 +10,7 @@ import re
 import shlex
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class Engine:
 class EngineListing:
     """One folder of a bundle's engines, without its plan being read."""
 
-    name: str
+    name: str  # "*": of all that are there, as their folder cannot be read
     manifest: EngineManifest | None  # None where `faults` say why it cannot be read
     faults: tuple[str, ...]  # why it does not run here; none: it does, if its plan is whole
     rebuild: str  # the command
@@ -57,7 +57,8 @@ def open_engine(bundle: Bundle, here: Machine) -> Engine:
     """The bundle's engine for the machine `here`; an `EngineError` says what differs and which command rebuilds."""
     folder, manifest = find_engine(bundle, here)
     try:
-        return Engine(folder, manifest, _read_plan(folder, manifest.plan))
+        with _explained(folder):
+            return Engine(folder, manifest, _read_plan(folder, manifest.plan))
     except EngineError as error:
         raise EngineError(f"{error}; run: {_command(bundle)}") from error
 
@@ -77,7 +78,11 @@ def find_engine(bundle: Bundle, here: Machine) -> tuple[Path, EngineManifest]:
 def list_engines(bundle: Bundle, here: Machine | None = None) -> tuple[EngineListing, ...]:
     """Every engine of a bundle by name, with what keeps it from running `here`; None: on its own machine."""
     folder = bundle.path / ENGINES
-    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    try:
+        with _explained(folder):
+            names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    except EngineError as error:
+        return (_unread(bundle, "*", error),)
     return tuple(_list_one(bundle, name, here) for name in names if not name.startswith("."))  # a draft
 
 
@@ -113,15 +118,37 @@ def write_engine(bundle: Bundle, manifest: EngineManifest, plan: bytes) -> Path:
 
 def _list_one(bundle: Bundle, name: str, here: Machine | None) -> EngineListing:
     try:
-        manifest = _read_manifest(bundle, name)
+        with _explained(bundle.path / ENGINES / name):
+            manifest = _read_manifest(bundle, name)
     except EngineError as error:
-        return EngineListing(name=name, manifest=None, faults=(str(error),), rebuild=_command(bundle))
+        return _unread(bundle, name, error)
     faults = () if here is None else manifest.machine.differences(here)
     return EngineListing(name=name, manifest=manifest, faults=faults, rebuild=_command(bundle))
 
 
+def _unread(bundle: Bundle, name: str, error: EngineError) -> EngineListing:
+    return EngineListing(name=name, manifest=None, faults=(str(error),), rebuild=_command(bundle))
+
+
 def _command(bundle: Bundle) -> str:
     return f"vjepa2 compile {shlex.quote(str(bundle.path))}"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Let what cannot be read below `path` be an `EngineError` that says whose it is."""
+    try:
+        yield
+    except OSError as error:
+        place = Path(error.filename or path)
+        with suppress(OSError):
+            owner = place.lstat().st_uid
+            if owner != os.getuid():
+                raise EngineError(
+                    f"{place} cannot be read: {error.strerror}; it belongs to user {owner}, not to you "
+                    f"({os.getuid()}): run this as that user, or have it removed"
+                ) from error
+        raise EngineError(f"{place} cannot be read: {error.strerror}") from error
 
 
 def _sources(graph: str) -> tuple[str, ...]:
@@ -175,10 +202,7 @@ def _read_plan(folder: Path, info: FileInfo) -> bytes:
 
 def _check_private(path: Path, is_kind: Callable[[int], bool], kind: str) -> None:
     """Raise `EngineError` unless `path` is of its kind, no link, and nobody else can write it."""
-    try:
-        found = path.lstat()
-    except OSError as error:
-        raise EngineError(f"{path} cannot be read: {error.strerror}") from error
+    found = path.lstat()
     if not is_kind(found.st_mode):
         raise EngineError(f"{path} is not {kind}; an engine holds no links")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
