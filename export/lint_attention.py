@@ -44,7 +44,7 @@ def find_attention(view: GraphView) -> list[Attention]:
     found = []
     for softmax in (node for node in view.nodes if node.op_type == "Softmax"):
         above = view.path_to("MatMul", softmax.input[0], _ON_SCORES)
-        scores = above.pop() if above else None
+        scores = above.pop() if above and len(above[-1].input) == 2 else None
         below, last = _descend(view, softmax)
         found.append(Attention(softmax, scores, tuple(above), tuple(below), last))
     return found

@@ -29,7 +29,7 @@ _TO_ATTENTION = _MOVES | {
 def find_restoring(view: GraphView, name: str) -> tuple[NodeProto | None, list[NodeProto]]:
     """The DequantizeLinear that a value comes from, and what moves its numbers after it, the last first; or none."""
     chain = list(view.climb(name, _MOVES))
-    if chain and chain[-1].op_type == "DequantizeLinear":
+    if chain and chain[-1].op_type == "DequantizeLinear" and len(chain[-1].input) > 1:
         return chain[-1], chain[:-1]
     return None, []
 
