@@ -5,12 +5,13 @@ import sys
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import click
 from rich.console import Console
 
 from vjepa2.bundle import Bundle
-from vjepa2.errors import BackendError, CompileError
+from vjepa2.errors import BackendError, CompileError, MissingDependencyError
 from vjepa2.extras import import_with_extra
 from vjepa2.outputs import write_json
 
@@ -69,12 +70,12 @@ def compile_command(
         console.print(line, highlight=False, markup=False)
 
     if missing:
-        reason = f"no engine for {bundle.name}: {'; '.join(missing)}"
+        reason = f"no engine for {bundle.resolve().name}: {'; '.join(missing)}"
         if not if_possible:
             raise CompileError(reason)
         tell(f"skipped: {reason}")
         return
-    builder = import_with_extra("vjepa2.export.compile", "tensorrt")
+    builder = _import_builder()
     try:
         result = builder.compile_engine(request, show=lambda what: show_build(console, what), tell=tell)
     except KeyboardInterrupt:
@@ -103,6 +104,13 @@ def _find_tensorrt() -> str | None:
     if find_spec("tensorrt") is not None:
         return None
     return "tensorrt is not installed (pip install 'vjepa2-edge[tensorrt]'; on Jetson, apt install tensorrt)"
+
+
+def _import_builder() -> ModuleType:
+    try:
+        return import_with_extra("vjepa2.export.compile", "tensorrt")
+    except OSError as error:  # a shared library of it that is missing
+        raise MissingDependencyError(f"tensorrt does not load ({error}); install it again, whole") from error
 
 
 def _find_gpu() -> str | None:

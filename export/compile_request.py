@@ -33,8 +33,13 @@ class CompileRequest:
 
     def name_of(self, bundle: Bundle) -> str:
         """What `bundle` is called in reports: its folder's name, or its path where another's folder has that name."""
-        name = bundle.path.name
-        return name if sum(each.path.name == name for each in self.bundles) == 1 else str(bundle.path)
+        name = named_path(bundle).name
+        return name if sum(named_path(each).name == name for each in self.bundles) == 1 else str(bundle.path)
+
+
+def named_path(bundle: Bundle) -> Path:
+    """Where a bundle is, in words that end in its folder's name, as `.` and `..` do not."""
+    return bundle.path.resolve() if bundle.path.name in ("", "..") else bundle.path
 
 
 def choose_profile(manifest: Manifest, max_batch: int | None) -> dict[str, ShapeRange]:

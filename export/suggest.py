@@ -8,7 +8,7 @@ from vjepa2.manifest import Manifest, Precision
 from vjepa2.runtime.figures import find_breaches
 from vjepa2.runtime.gates import GATES
 
-from .compile_request import LONGEST_UNFUSED, CompileRequest
+from .compile_request import LONGEST_UNFUSED, CompileRequest, named_path
 
 _ISLANDS = "mlp"  # whose products are the longest sums of a block; attention stays fused
 _SIXTEEN: tuple[Precision, ...] = ("fp16", "bf16")
@@ -28,7 +28,7 @@ def suggest_export(request: CompileRequest) -> str:
     if not left or any(precision == "fp32" for precision, _ in tried):
         return "no precision is left to try: this TensorRT computes it wrongly; take another version of it"
     precision, has_islands = left[0]
-    target = first.path.with_name(_name(first, precision, has_islands))
+    target = named_path(first).with_name(_name(first, precision, has_islands))
     commands = [*_export(_like(request, precision), precision, has_islands, target), _compile(request, target)]
     return f"run: {'; then: '.join(commands)}"
 
@@ -40,7 +40,7 @@ def _like(request: CompileRequest, precision: Precision) -> Bundle:
 
 
 def _name(bundle: Bundle, precision: Precision, has_islands: bool) -> str:
-    stem = bundle.path.name.removesuffix(f"-{bundle.manifest.precision}")
+    stem = named_path(bundle).name.removesuffix(f"-{bundle.manifest.precision}")
     return f"{stem}-{precision}{'-islands' if has_islands else ''}"
 
 

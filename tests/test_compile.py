@@ -168,6 +168,23 @@ def test_a_level_below_is_all_that_a_low_one_leaves(make_rig: Callable[..., Rig]
     assert rig.levels() == [2, 1]
 
 
+def test_a_bundle_that_is_the_working_folder_has_its_name(
+    make_rig: Callable[..., Rig], bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig()
+    rig.quality = lambda folder, level: "wrong"
+    manifest = replace(Bundle.open(bundle_copy).manifest, precision="fp16")
+    (bundle_copy / MANIFEST).write_bytes(encode_manifest(manifest))
+    monkeypatch.setattr(import_module("vjepa2.export.tensorrt_api"), "check_precision", lambda *_: None)
+    for folder, word in ((bundle_copy, "."), (bundle_copy / ENGINES, "..")):
+        folder.mkdir(exist_ok=True, mode=0o700)
+        monkeypatch.chdir(folder)
+        status, _, err = rig.run(word)
+        assert status == 1
+        assert "bundle (fp16, level 3): " in err
+        assert f"-o {bundle_copy}-fp16-islands; then: vjepa2 compile {bundle_copy}-fp16-islands" in err
+
+
 def test_what_a_user_accepted_at_export_is_accepted_here_by_name(
     make_rig: Callable[..., Rig], bundle_copy: Path
 ) -> None:
@@ -519,20 +536,27 @@ def test_make_export_takes_no_failure_for_something_that_is_missing(
     assert f"compile {out} --if-possible" in (tmp_path / "log").read_text()
 
 
+@pytest.mark.parametrize(
+    ("kind", "library", "told"),
+    [
+        ("ImportError", "libnvinfer.so.10", "needs libnvinfer.so.10: cannot open shared object file"),
+        ("OSError", "libcudart.so.12", "tensorrt does not load (libcudart.so.12: cannot open shared object file)"),
+    ],
+)
 def test_a_tensorrt_that_cannot_be_loaded_is_told(
-    make_rig: Callable[..., Rig], bundle_copy: Path, tmp_path: Path
+    kind: str, library: str, told: str, make_rig: Callable[..., Rig], bundle_copy: Path, tmp_path: Path
 ) -> None:
-    """As real bindings without their libraries."""
+    """As real bindings without their libraries: those beside them, and those that they load themselves."""
     rig = make_rig()
-    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')\n")
+    (tmp_path / "tensorrt.py").write_text(f"raise {kind}('{library}: cannot open shared object file')\n")
     sys.modules.pop("tensorrt")
     sys.path.insert(0, str(tmp_path))
     try:
         status, _, err = rig.run(bundle_copy)
     finally:
         sys.path.remove(str(tmp_path))
-    assert status == 2
-    assert "libnvinfer.so.10: cannot open shared object file" in err
+    assert (status, err.count("\n")) == (2, 1)
+    assert told in err
 
 
 def test_a_tensorrt_that_is_too_old_is_told(make_rig: Callable[..., Rig], bundle_copy: Path) -> None:

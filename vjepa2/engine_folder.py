@@ -71,7 +71,8 @@ def find_engine(bundle: Bundle, here: Machine) -> tuple[Path, EngineManifest]:
             return bundle.path / ENGINES / listing.name, listing.manifest
     found = "; ".join(f"{listing.name}: {', '.join(listing.faults)}" for listing in listings)
     raise EngineError(
-        f"{bundle.path.name} has no engine for this machine ({found or 'it has none at all'}); run: {_command(bundle)}"
+        f"{bundle.path.resolve().name} has no engine for this machine ({found or 'it has none at all'}); "
+        f"run: {_command(bundle)}"
     )
 
 
