@@ -22,9 +22,10 @@ _SIDES = {
 _TAKES_BATCH = ("Expand", "Reshape")
 _MEANS = frozenset({"ReduceMean", "GlobalAveragePool", "AveragePool"})
 _SUMS = frozenset({"ReduceSum", "ReduceSumSquare", "ReduceL2"})
-_AFTER_MEAN = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Max", "Clip", "Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
-)
+_AFTER_MEAN = frozenset({
+    "Add", "Sum", "Sub", "Mul", "Div", "Max", "Clip", "Abs", "Reciprocal", "Cast", "Identity", "Reshape", "Squeeze",
+    "Unsqueeze",
+})  # fmt: skip
 _SQUARING = frozenset({"Mul", "Pow", "Abs", "Cast", "Identity"})  # between x - mean and what sums its squares
 
 

@@ -22,7 +22,7 @@ _MAKES_TYPES = ("Cast", "CastLike", "Constant", "ConstantOfShape")  # whose outp
 def graph_is_valid(view: GraphView, target: Target, precision: Precision | None) -> Found:
     """ONNX's checker takes the graph, its type inference every operator's types, and no node needs what it makes."""
     if cycle := view.find_cycle():
-        yield cycle[0].name, f"it takes what comes of itself, in a cycle of {len(cycle)} nodes; no graph may be cyclic"
+        yield cycle[0].name, f"it needs what it makes, in a cycle of length {len(cycle)}; no graph may be cyclic"
         return
     light = view.light_model()
     try:

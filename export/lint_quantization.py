@@ -14,7 +14,7 @@ from vjepa2.manifest import Precision
 
 from .graph_view import GraphView
 from .lint_attention import QUANTIZING, find_attention
-from .lint_constants import is_uniform, read_numbers
+from .lint_constants import read_numbers
 from .targets import FACTS, Target
 
 Found = Iterator[tuple[str, str]]  # node, reason
@@ -157,7 +157,7 @@ def attention_is_not_quantized(view: GraphView, target: Target, precision: Preci
 
 
 def _moves(view: GraphView, node: NodeProto) -> bool:
-    scales = node.op_type in ("Mul", "Div") and any(is_uniform(view, name) for name in node.input)
+    scales = node.op_type in ("Mul", "Div") and any(name in view.tensors for name in node.input)
     return scales or node.op_type in _TO_ATTENTION
 
 

@@ -50,6 +50,15 @@ def test_a_table_is_found_in_every_constant_node(bundle_copy: Path) -> None:
     assert [fault.node for fault in report.faults] == [f"node_{count}" for count in range(24)]
 
 
+def test_a_table_of_plain_numbers_is_a_table(bundle_copy: Path) -> None:
+    graph = load(bundle_copy)
+    for name in ("one", "two"):
+        made = helper.make_node("Constant", [], [name], name=name, value_floats=TABLE.ravel())
+        graph.graph.node.insert(0, made)
+    (fault,) = lint_graph(graph, TENSORRT_10, folder=bundle_copy).faults
+    assert (fault.rule, fault.node) == ("tables_are_stored_once", "one")
+
+
 def test_tables_that_begin_alike_or_have_another_type_are_two(bundle_copy: Path) -> None:
     graph = load(bundle_copy)
     other = TABLE.copy()

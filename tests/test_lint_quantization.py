@@ -87,6 +87,15 @@ def test_q_k_or_v_that_is_quantised_before_it_is_moved_or_scaled_is_an_error(op:
     assert [fault.node for fault in report.faults] == [f"{name}/DQ"]
 
 
+def test_a_gain_behind_what_is_quantised_does_not_hide_it() -> None:
+    graph = int8_graph()
+    name = find(graph, "scale").input[0]
+    gains = constant(graph, "gains", [0.5, 1.0, 1.5, 2.0], "float16")
+    put_between(graph, maker_of(graph, name).name, "Mul", gains)
+    quantize_behind(graph, name)
+    assert rules_of(lint(graph)) == {ATTENTION}
+
+
 def test_what_is_quantised_before_a_bias_is_added_is_no_attention_of_8_bits() -> None:
     graph = int8_graph()
     name = next(node for node in graph.graph.node if node.op_type == "Reshape").input[0]
