@@ -14,9 +14,10 @@ import pytest
 from tests.fake_cuda import CAPTURE_INVALIDATED, NO_DEVICE, OUT_OF_MEMORY, FakeLibcuda, fake_bindings, install
 from vjepa2.engine_manifest import Version
 from vjepa2.errors import BackendError
-from vjepa2.runtime.backends import cuda_driver
+from vjepa2.runtime.backends import cuda, cuda_driver
 from vjepa2.runtime.backends.cuda import CudaDevice, PinnedArray, find_runtime_version
 from vjepa2.runtime.backends.cuda_driver import BindingsDriver, CtypesDriver, load_driver
+from vjepa2.runtime.backends.cuda_release import find_driver_release
 
 
 @pytest.fixture(params=["ctypes", "cuda-python"])
@@ -207,3 +208,34 @@ def test_the_runtime_that_is_loaded_tells_its_version(tmp_path: Path, monkeypatc
     assert find_runtime_version(maps) == Version.of_cuda(12020)
     maps.write_text("7f0-7f1 r-xp 00000000 08:01 17     /usr/lib/libc.so.6\n")
     assert find_runtime_version(maps) is None
+
+
+RELEASES = {
+    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n"
+    "GCC version:  gcc version 12.3.0\n": "550.54.15",
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  560.35.03  Release Build  (dvs@b)  Fri Aug 16\n": (
+        "560.35.03"
+    ),
+    "something else\n": None,
+}
+
+
+@pytest.mark.parametrize(("text", "release"), RELEASES.items())
+def test_the_drivers_own_release_is_read_from_the_kernel(text: str, release: str | None, tmp_path: Path) -> None:
+    assert find_driver_release(tmp_path) is None
+    (tmp_path / "proc" / "driver" / "nvidia").mkdir(parents=True)
+    (tmp_path / "proc" / "driver" / "nvidia" / "version").write_text(text)
+    assert find_driver_release(tmp_path) == release
+
+
+def test_on_a_jetson_the_release_is_the_systems(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    text = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 2025\n"
+    (tmp_path / "etc" / "nv_tegra_release").write_text(text)
+    assert find_driver_release(tmp_path) == "L4T 36.4.3"
+
+
+def test_a_machine_has_both_versions_of_its_driver(device: CudaDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "find_driver_release", lambda: "550.54.15")
+    machine = device.describe("8.6.0")
+    assert (machine.driver, machine.cuda_driver.name) == ("550.54.15", "12.2")

@@ -96,6 +96,16 @@ def test_a_newer_driver_is_no_difference(bundle_copy: Path) -> None:
     open_engine(Bundle.open(bundle_copy), replace(HERE, cuda_driver=Version.of_cuda(13000)))
 
 
+def test_the_drivers_release_is_recorded_and_an_engine_without_it_still_opens(bundle_copy: Path) -> None:
+    file = put_engine(bundle_copy) / MANIFEST
+    assert "driver" not in json.loads(file.read_text())["machine"]
+    assert open_engine(Bundle.open(bundle_copy), HERE).manifest.machine.driver is None
+    put_engine(bundle_copy, replace(HERE, driver="L4T 36.4.3"))
+    assert json.loads(file.read_text())["machine"]["driver"] == "L4T 36.4.3"
+    engine = open_engine(Bundle.open(bundle_copy), replace(HERE, driver="L4T 36.5.0"))
+    assert engine.manifest.machine.driver == "L4T 36.4.3"
+
+
 def test_a_bundle_without_engines_says_so(bundle_copy: Path) -> None:
     with pytest.raises(EngineError, match=r"bundle has no engine for this machine \(it has none at all\); run: vjepa2"):
         open_engine(Bundle.open(bundle_copy), HERE)

@@ -2,12 +2,12 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from vjepa2.errors import BundleError, EngineError
 from vjepa2.manifest import FileInfo, ParityVerdict, Precision, seal_record
-from vjepa2.schema import read_record
+from vjepa2.schema import ADDED_LATER, read_record, to_record
 
 ENGINE_SCHEMA = 1
 
@@ -49,6 +49,8 @@ class Machine:
     tensorrt: Version
     cuda_driver: Version  # the newest CUDA that the driver knows
     cuda_runtime: Version | None  # that TensorRT loaded; None where it carries its own
+    # the driver's own release, "550.54.15", "L4T 36.4.3"; None where the system does not tell
+    driver: str | None = field(default=None, metadata=ADDED_LATER)
 
     def differences(self, here: "Machine") -> tuple[str, ...]:
         """What keeps an engine of this machine from running `here`, each as "what is X here, Y in the engine".
@@ -128,7 +130,7 @@ def engine_name(machine: Machine, precision: Precision) -> str:
 
 def encode_engine_manifest(manifest: EngineManifest) -> bytes:
     """The canonical JSON of `manifest`, closed by the hash of what precedes it."""
-    return seal_record(asdict(manifest))
+    return seal_record(to_record(manifest))
 
 
 def decode_engine_manifest(data: bytes) -> EngineManifest:

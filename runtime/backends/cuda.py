@@ -16,6 +16,7 @@ from vjepa2.engine_manifest import Machine, Version
 from vjepa2.errors import BackendError
 
 from .cuda_driver import Driver, load_driver
+from .cuda_release import find_driver_release
 
 # enumerations of cuda.h that no version renumbers: they are its ABI
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
@@ -67,6 +68,7 @@ class CudaDevice:
             tensorrt=Version.parse(tensorrt),
             cuda_driver=self.driver_version,
             cuda_runtime=find_runtime_version(),
+            driver=find_driver_release(),
         )
 
     def make_current(self) -> None:
