@@ -157,6 +157,19 @@ def test_a_cuda_graph_is_captured_the_second_time_and_gives_the_same(rig: Rig) -
     assert rig.library.live() == 0
 
 
+def test_a_cuda_graph_is_an_option_of_opening_that_only_engines_have(rig: Rig) -> None:
+    with open_backend(rig.bundle, "tensorrt", cuda_graph=True) as backend:
+        for _ in range(2):
+            backend.run(frames_of(1))
+    assert rig.library.calls.count("cuGraphLaunch") == 1
+    with open_backend(rig.bundle, "tensorrt") as backend:
+        for _ in range(2):
+            backend.run(frames_of(1))
+    assert rig.library.calls.count("cuGraphLaunch") == 1
+    with pytest.raises(BackendError, match="onnxruntime launches no CUDA graphs; take the tensorrt backend"):
+        open_backend(rig.bundle, "onnxruntime", cuda_graph=True)
+
+
 def test_the_engine_alone_is_timed_on_the_gpu(rig: Rig) -> None:
     with rig.backend(rig.bundle) as backend:
         backend.run(frames_of(1))

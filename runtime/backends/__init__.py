@@ -23,12 +23,14 @@ def open_backend(
     precision: Executed | None = None,
     allow: Sequence[str] = (),
     threads: int | None = None,
+    cuda_graph: bool = False,
 ) -> Backend:
     """Load a bundle into the library called `name`, or into the first that `auto` finds usable on this machine.
 
     `device` is "cpu", "cuda", "cuda:1", "gpu"; `precision` what a float32 bundle is to be computed in. What cannot be
     had so, or falls to another device or precision that `allow` does not name, is a `BackendError`. Of the CPU it
-    takes `threads`, or as many as the library likes.
+    takes `threads`, or as many as the library likes. With `cuda_graph` what an engine is given from its second call on
+    is launched as one graph, which saves a GPU that waits for its host some time; only tensorrt has that.
     """
     reason = Backend.reason
     if name == "auto":
@@ -37,7 +39,7 @@ def open_backend(
     missing = find_missing(name, device, bundle)
     if missing:
         raise MissingDependencyError(missing)
-    options = RunOptions(device=device, precision=precision, allow=tuple(allow), threads=threads)
+    options = RunOptions(device=device, precision=precision, allow=tuple(allow), threads=threads, cuda_graph=cuda_graph)
     backend = load_class(name)(bundle, options)
     backend.reason = reason
     _log.info("%s on %s in %s: %s", backend.name, backend.device, backend.precision, reason)

@@ -63,6 +63,7 @@ class RunOptions:
     precision: Executed | None = None  # None: the bundle's
     allow: tuple[str, ...] = ()  # places and precisions that parts may fall to, in the words of `Placed`
     threads: int | None = None  # of the CPU; None: as many as the library likes
+    cuda_graph: bool = False  # from its second call on, each set of outputs is one launch
 
 
 class Backend(ABC):
@@ -70,6 +71,7 @@ class Backend(ABC):
 
     name: ClassVar[str]
     devices: ClassVar[tuple[str, ...]] = ("cpu",)  # kinds of device, the first by default
+    has_cuda_graphs: ClassVar[bool] = False
     casts: ClassVar[tuple[Executed, ...]] = ()  # what the library makes of a float32 bundle when asked
     device: str  # with its number, if it is of a kind that has numbers
     precision: str  # asked for, and from the first run at the latest, executed
@@ -81,6 +83,10 @@ class Backend(ABC):
         self.bundle, self.options = bundle, options
         self.device = self.check_device(options.device)
         self.precision = self._pick_precision(options.precision)
+        if options.cuda_graph and not self.has_cuda_graphs:
+            raise BackendError(
+                f"{self.name} launches no CUDA graphs; take the tensorrt backend, or leave the option out"
+            )
         self._is_open = True
 
     @classmethod

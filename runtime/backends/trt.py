@@ -26,6 +26,7 @@ class TensorRtBackend(Backend):
 
     name: ClassVar[str] = "tensorrt"
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
+    has_cuda_graphs: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -35,13 +36,17 @@ class TensorRtBackend(Backend):
         plan: bytes | None = None,
         cuda_graph: bool = False,
     ) -> None:
-        """Open the bundle's engine for this machine, verified; `plan` instead is one that this process just built."""
+        """Open the bundle's engine for this machine, verified; `plan` instead is one that this process just built.
+
+        `cuda_graph` is the option of that name.
+        """
         super().__init__(bundle, options)
         self._gpu = CudaDevice.open(_ordinal(self.device))
         self._session: PlanSession | None = None
         try:
             engine = None if plan is not None else open_engine(bundle, self._gpu.describe(trt.__version__))
-            self._session = PlanSession(engine.plan if engine else plan or b"", self._gpu, cuda_graph=cuda_graph)
+            uses_graph = cuda_graph or options.cuda_graph
+            self._session = PlanSession(engine.plan if engine else plan or b"", self._gpu, cuda_graph=uses_graph)
             tensors = self._session.tensors
             if engine is not None and engine.manifest.io != tensors:
                 raise EngineError(f"the plan's tensors are {tensors}; its manifest says {engine.manifest.io}")
