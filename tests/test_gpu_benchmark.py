@@ -26,9 +26,7 @@ from benchmarks.gpu.__main__ import Places, main, parse
 from benchmarks.gpu.cases import Case, Step, choose_cases, explain_no_bf16, export_case
 from benchmarks.gpu.compare import compare_workers
 from benchmarks.gpu.interpreters import GpuBenchmarkError, Interpreter, find_interpreters
-from benchmarks.gpu.measure import measure_case
 from benchmarks.gpu.pipes import Block, VariantError, Worker
-from benchmarks.gpu.report import CaseReport
 from benchmarks.gpu.steps import CaseLog
 from benchmarks.gpu.turns import compare, percentile, summarise, warm_up
 from tests.conftest import TINY_CLIP, tiny_spec
@@ -389,20 +387,28 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-def test_the_report_is_written_after_every_case(
+def test_what_was_found_is_written_whenever_it_ends_and_puts_nothing_out(
     make_interpreter: Callable[..., str], places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = arguments(make_interpreter("PYTHON"), make_interpreter("TENSORRT_PYTHON"))
 
-    def measure_one(case: Case, bench: Any) -> CaseReport:
-        if case.name == "vitl":
-            record, _ = read_report(places)
-            assert [each["name"] for each in record["cases"]] == ["tiny-fp16"]
-            raise KeyboardInterrupt
-        return measure_case(case, bench)
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr("benchmarks.gpu.__main__.measure_case", measure_one)
-    assert main(words, places) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.gpu.measure.compare_workers", interrupt)
+        assert main(words, places) == 130
+    record, table = read_report(places)
+    (case,) = record["cases"]
+    assert case["compile"]["record"]["manifest"]["builder_level"] == 3
+    assert case["failures"] == ["not finished: it was at compare"]
+    assert "not as it must be: not finished: it was at compare" in table
+    main([*words, "--cases", "tiny-fp16", "--reuse"], places)
+    finished = read_report(places)[0]["cases"]
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.gpu.measure.compare_workers", interrupt)
+        assert main([*words, "--reuse"], places) == 130
+    assert read_report(places)[0]["cases"] == finished
 
 
 def test_cases_of_an_earlier_run_stay_if_machine_and_versions_are_the_same(

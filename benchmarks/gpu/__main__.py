@@ -9,7 +9,7 @@ import hashlib
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vjepa2.errors import Vjepa2Error
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None, places: Places = Places()) -> int:
         print(f"make gpu: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("make gpu: interrupted; the cases before this one are written", file=sys.stderr)
+        print("make gpu: interrupted; what was found so far is written", file=sys.stderr)
         return _INTERRUPTED
     print(table.read_text())
     print(f"{table}, its JSON and {bench.logs} are written", file=sys.stderr)
@@ -60,22 +60,23 @@ def main(arguments: list[str] | None = None, places: Places = Places()) -> int:
 
 
 def measure(cases: Sequence[Case], bench: Bench, docs: Path) -> tuple[tuple[CaseReport, ...], Path]:
-    """Measure the cases, with the report written after each; they, and the table."""
-    before, sources = read_gpu_state(), hash_sources()
+    """Measure the cases, with the report written before and after each of their steps; they, and the table."""
     earlier = read_earlier(docs / f"{name_report(bench.interpreters)}.json")
+    report = GpuReport(
+        date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        sources=hash_sources(),
+        interpreters=bench.interpreters,
+        state_before=read_gpu_state(),
+        state_after=None,
+        no_bf16=explain_no_bf16(bench.interpreters["TENSORRT_PYTHON"]),
+        cases=(),
+    )
     measured: tuple[CaseReport, ...] = ()
     for case in cases:
-        measured = (*measured, measure_case(case, bench))
-        report = GpuReport(
-            date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            sources=sources,
-            interpreters=bench.interpreters,
-            state_before=before,
-            state_after=read_gpu_state(),
-            no_bf16=explain_no_bf16(bench.interpreters["TENSORRT_PYTHON"]),
-            cases=measured,
-        )
-        _, table = write_report(merge(report.to_record(), earlier), docs, report.name)
+        for found in measure_case(case, bench):
+            report = replace(report, state_after=read_gpu_state(), cases=(*measured, found))
+            _, table = write_report(merge(report.to_record(), earlier), docs, report.name)
+        measured = report.cases
     return measured, table
 
 
@@ -101,7 +102,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _end(number: int, _: object) -> None:
-    """Whoever ends us ends what we started, too; a report of the cases before is written."""
+    """Whoever ends us ends what we started, too; a report of what was found so far is there."""
     sys.exit(128 + number)
 
 

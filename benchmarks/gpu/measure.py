@@ -3,7 +3,7 @@
 import datetime
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,23 +32,24 @@ class Bench:
     step_seconds: float
 
 
-def measure_case(case: Case, bench: Bench) -> CaseReport:
-    """Everything that is found of a case; nothing that goes wrong in it is raised."""
+def measure_case(case: Case, bench: Bench) -> Iterator[CaseReport]:
+    """What is found of a case, before every step that may take long and at its end; what goes wrong is not raised."""
     now = datetime.datetime.now(datetime.timezone.utc)
     report = CaseReport(case=case, measured=now.isoformat(timespec="seconds"))
     log = CaseLog(bench.logs / f"{case.folder}.log")
     for name, stage in (("export", _export), ("compile", _compile), ("compare", _compare), ("plan", _plan)):
         print(f"{case.folder}: {name}", file=sys.stderr)
+        yield replace(report, unfinished=name)
         try:
             report = stage(report, bench, log)
         except Vjepa2Error as error:
-            return replace(report, crash=str(error))
+            report = replace(report, crash=str(error))
         except Exception as error:  # of any library: told, and the other cases go on
             log.add(traceback.format_exc())
-            return replace(report, crash=f"{type(error).__name__}: {error}")
-        if report.has_no_engine:
+            report = replace(report, crash=f"{type(error).__name__}: {error}")
+        if report.has_no_engine or report.crash:
             break
-    return report
+    yield report
 
 
 def _export(report: CaseReport, bench: Bench, log: CaseLog) -> CaseReport:

@@ -30,6 +30,7 @@ class CaseReport:
     comparison: Comparison | None = None
     gpu_state: dict[str, str] | None = None  # between rounds
     crash: str | None = None  # of what is none of the steps
+    unfinished: str | None = None  # what it was at when this was written
 
     @property
     def has_no_engine(self) -> bool:
@@ -40,6 +41,7 @@ class CaseReport:
     def failures(self) -> list[str]:
         """What did not go as it must; none: everything did."""
         crashes = [self.crash] if self.crash else []
+        crashes += [f"not finished: it was at {self.unfinished}"] if self.unfinished else []
         steps = [step.failure for step in (self.export, self.compile) if step is not None and step.failure]
         variants = self.comparison.failures if self.comparison else {}
         return [*steps, *crashes, *(f"{name}: {failure}" for name, failure in variants.items())]
@@ -106,14 +108,13 @@ def read_earlier(file: Path) -> Record | None:
 
 
 def merge(record: Record, earlier: Record | None) -> Record:
-    """`record` with the earlier cases that it does not have, of the same machine and versions; of others it says so."""
-    names = {case["name"] for case in record["cases"]}
-    others = [case for case in (earlier or {}).get("cases", ()) if case["name"] not in names]
+    """`record` with earlier cases that it has not finished; it says which it drops, of other machines or versions."""
+    finished = {case["name"] for case in record["cases"] if not case["unfinished"]}
+    others = {case["name"]: case for case in (earlier or {}).get("cases", ()) if case["name"] not in finished}
     if others and earlier is not None and earlier["measured_with"] != record["measured_with"]:
-        return record | {"dropped": [case["name"] for case in others]}
-    order = [case.folder for case in CASES]
-    cases = sorted((*record["cases"], *others), key=lambda case: order.index(case["name"]))
-    return record | {"cases": cases}
+        return record | {"dropped": list(others)}
+    cases = {case["name"]: case for case in record["cases"]} | others
+    return record | {"cases": [cases[case.folder] for case in CASES if case.folder in cases]}
 
 
 def write_report(record: Record, folder: Path, name: str) -> tuple[Path, Path]:

@@ -154,7 +154,7 @@ def _check_graph(name: str) -> None:
 
     skipped = counters["inductor"]["cudagraph_skips"]
     if name == "torch-compile-graph" and skipped:
-        raise RuntimeError(f"torch.compile left out {skipped} CUDA graphs; the log says why")
+        raise RuntimeError(f"torch.compile left out {skipped} CUDA graphs")
 
 
 def make(folder: str, name: str) -> TorchVariant:
