@@ -11,13 +11,13 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from onnxruntime.quantization.calibrate import HistogramCollector
 from torch import Tensor, nn
 
 from vjepa2.headed import Headed
 from vjepa2.manifest import CalibrationMethod
-from vjepa2.runtime.backends.base import FramesArray
 
 from .extras import ExtraArrays
 from .reference import run_clip
@@ -29,7 +29,7 @@ _PERCENTILE = 99.9999
 
 
 def find_ranges(
-    model: Headed, frames_BTHWC: FramesArray, inputs: ExtraArrays, method: CalibrationMethod
+    model: Headed, frames_BTHWC: npt.NDArray[np.uint8], inputs: ExtraArrays, method: CalibrationMethod
 ) -> dict[str, float]:
     """The largest magnitude that must be kept of what each linear layer is given on the clips, by the layer's name."""
     seen = Calibrator(method)

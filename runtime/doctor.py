@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import MissingDependencyError
+from vjepa2.extras import advise
 
 from .backends.choice import BACKENDS, choose_backend, find_missing
 from .gpus import Gpu, explain_no_gpu, list_gpus
@@ -14,10 +15,13 @@ from .gpus import Gpu, explain_no_gpu, list_gpus
 # what stands beside the backends: library -> (the extra that brings it, what it is for)
 _TOOLS = {
     "av": ("video", "read videos"),
-    "PIL": ("video", "resize frames"),
     "pyarrow": ("parquet", "write Parquet"),
     "onnx": ("export", "export"),
 }
+
+
+_NARROW = ("fp16", "bf16", "fp8")
+_KEEPING = ("tensorrt",)  # computes the types in the graph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,7 @@ class Diagnosis:
     tools: tuple[Finding, ...]
     auto: str | None  # the backend that `auto` takes; None if there is none
     reason: str  # why
+    caution: str | None  # what is only known once the bundle is opened
 
 
 def diagnose(bundle: Bundle | None = None) -> Diagnosis:
@@ -63,6 +68,17 @@ def diagnose(bundle: Bundle | None = None) -> Diagnosis:
         tools=tuple(_find_tool(library, *entry) for library, entry in _TOOLS.items()),
         auto=auto,
         reason=reason,
+        caution=_caution(bundle, auto),
+    )
+
+
+def _caution(bundle: Bundle | None, auto: str | None) -> str | None:
+    """Libraries tell what they compute a narrow graph in only after they have compiled it."""
+    if bundle is None or auto is None or bundle.manifest.precision not in _NARROW or auto in _KEEPING:
+        return None
+    return (
+        f"{bundle.path.name} is in {bundle.manifest.precision}; {auto} may compute parts in another precision: then it "
+        "is refused once that is seen, unless --allow names the other one"
     )
 
 
@@ -78,9 +94,9 @@ def find_version(library: str) -> str | None:
 
 def _find_tool(library: str, extra: str, purpose: str) -> Finding:
     if find_spec(library) is None:
-        lacks = f"to {purpose}: pip install 'vjepa2-edge[{extra}]'"
+        lacks = f"to {purpose}: {advise(extra)}"
         return Finding(name=library, usable=False, version=None, lacks=lacks)
-    return Finding(name=library, usable=True, version=_version({"PIL": "pillow"}.get(library, library)), lacks=None)
+    return Finding(name=library, usable=True, version=_version(library), lacks=None)
 
 
 def _version(distribution: str) -> str | None:

@@ -34,6 +34,8 @@ def _print(found: Diagnosis, console: Console) -> None:
     for finding in (*found.backends, *found.tools):
         _print_finding(finding, console)
     console.print(f"auto takes {found.auto or 'nothing'} ({found.reason})", markup=False)
+    if found.caution:
+        console.print(found.caution, markup=False)
 
 
 def _print_finding(finding: Finding, console: Console) -> None:

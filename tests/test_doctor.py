@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.test_imports import HEAVY, ROOT
 from vjepa2.bundle import Bundle
 from vjepa2.cli import main
 from vjepa2.runtime.backends import BACKENDS, choice
+from vjepa2.runtime.backends.choice import Choice
 from vjepa2.runtime.doctor import diagnose
 from vjepa2.runtime.gpus import Gpu
 
@@ -62,6 +64,30 @@ def test_gpus_are_told_with_their_driver(monkeypatch: pytest.MonkeyPatch, capsys
     with pytest.raises(SystemExit):
         main(["doctor"])
     assert "cuda:0 NVIDIA H200, compute capability 9.0, driver for CUDA 12.9" in capsys.readouterr().out
+
+
+def test_of_16_bits_on_a_cpu_it_promises_nothing(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(exported)
+    assert diagnose(bundle).caution is None
+    halved = Bundle(bundle.path, replace(bundle.manifest, precision="fp16"))
+    found = diagnose(halved)
+    assert found.caution is not None
+    assert f"{found.auto} may compute parts in another precision" in found.caution
+    taken = Choice("tensorrt", "cuda", "auto: it is there")
+    monkeypatch.setattr("vjepa2.runtime.doctor.choose_backend", lambda _: taken)
+    assert diagnose(halved).caution is None
+
+
+@pytest.mark.parametrize(
+    ("machine", "advice"), [("aarch64", "--system-site-packages"), ("x86_64", "pip install 'vjepa2-edge[tensorrt]'")]
+)
+def test_tensorrt_comes_from_where_it_is(machine: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr(choice, "find_spec", lambda _: None)
+    missing = choice.find_missing("tensorrt")
+    assert missing is not None
+    assert advice in missing
 
 
 def test_a_folder_that_is_no_bundle_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

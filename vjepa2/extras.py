@@ -1,5 +1,6 @@
 """Which extra brings a library that is not installed?"""
 
+import platform
 from importlib import import_module
 from types import ModuleType
 
@@ -11,6 +12,14 @@ def import_with_extra(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingDependencyError(
-            f"{module} needs {error.name or error}; pip install 'vjepa2-edge[{extra}]'"
-        ) from error
+        raise MissingDependencyError(f"{module} needs {error.name or error}; {advise(extra)}") from error
+
+
+def advise(extra: str) -> str:
+    """How to install what `extra` brings; TensorRT on a Jetson is the system's, which pip does not have."""
+    if extra == "tensorrt" and platform.machine() == "aarch64":
+        return (
+            "on a Jetson, sudo apt install tensorrt python3-libnvinfer, and a virtual environment made with "
+            "--system-site-packages"
+        )
+    return f"pip install 'vjepa2-edge[{extra}]'"

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError, MissingDependencyError, UnknownNameError
-from vjepa2.extras import import_with_extra
+from vjepa2.extras import advise, import_with_extra
 from vjepa2.runtime.gpus import explain_no_gpu, list_gpus
 
 from .base import Backend
@@ -81,7 +81,7 @@ def find_missing(name: str, device: str | None = None, bundle: Bundle | None = N
     """What backend `name` lacks here, as a sentence; None if it can be used. `BackendError` for an unknown device."""
     entry = find_entry(name)
     if find_spec(entry.library) is None:
-        return f"{name} needs {entry.library}; pip install 'vjepa2-edge[{entry.extra}]'"
+        return f"{name} needs {entry.library}; {advise(entry.extra)}"
     try:
         backend = load_class(name)
     except MissingDependencyError as error:
