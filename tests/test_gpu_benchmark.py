@@ -342,7 +342,10 @@ def test_bf16_is_measured_where_tensorrt_and_the_gpu_have_it() -> None:
     [
         ({"compile tiny-fp16": 1}, "compile goes on"),
         ({"compile tiny-fp16": 2}, "vjepa2 compile ended with exit status 2: compile goes on"),
-        ({"compile tiny-fp16": "SIGSEGV"}, "vjepa2 compile was ended by SIGSEGV: "),
+        (
+            {"compile tiny-fp16": "SIGSEGV"},
+            "vjepa2 compile was ended by SIGSEGV: Fatal Python error: Segmentation fault",
+        ),
         ({"export tiny-fp16": 2}, "vjepa2 export ended with exit status 2: export goes on"),
     ],
 )
@@ -451,7 +454,7 @@ def test_an_engine_is_kept_if_it_opens_and_passes_again(
     ("how", "failure"),
     [
         (3, "its process ended with exit status 3: no message"),
-        ("SIGSEGV", "its process was ended by SIGSEGV"),
+        ("SIGSEGV", "its process was ended by SIGSEGV: Fatal Python error: Segmentation fault"),
     ],
 )
 def test_a_variant_whose_process_ends_is_told_and_the_others_go_on(

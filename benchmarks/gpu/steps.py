@@ -14,9 +14,10 @@ from .interpreters import ROOT
 
 _POLL_S = 0.1
 _GRACE_S = 5.0  # after Ctrl-C, for what is half-written to be taken away
-_TAIL = 12  # lines
-# words are in the file when a process is killed, and a crash inside a library tells where Python stood
-_TELLING = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+_TAIL = 30  # lines
+_FATAL = "Fatal Python error"  # begins what a crash tells
+# words are in the file when a process is killed, a crash inside a library tells where Python stood, lines stay whole
+_TELLING = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "200"}
 
 Process = subprocess.Popen[bytes]
 
@@ -51,8 +52,9 @@ class CaseLog:
         return tuple([line.rstrip() for line in self.read().splitlines() if line.strip()][-_TAIL:])
 
     def last(self) -> str:
-        """The last of them."""
-        return (self.tail() or ("no message",))[-1].strip()
+        """The last of them, or the one that names a crash."""
+        lines = self.tail() or ("no message",)
+        return next((line for line in lines if line.startswith(_FATAL)), lines[-1]).strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
