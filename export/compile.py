@@ -129,8 +129,8 @@ def _attempt(bench: _Bench, bundle: Bundle, level: int) -> tuple[Attempt, tuple[
         built, log = _build(bench, bundle, profile, level)
         facts = examine_plan(built.plan, log)
         is_built = True
-        if facts.unreadable:
-            bench.tell(f"note: fused attention is not counted: {facts.unreadable}")
+        if facts.untold:
+            bench.tell(f"note: fused attention is not counted: {facts.untold}")
         verdict, faults = _measure(bundle, built.plan, facts)
     except CompileError as error:
         faults, is_final = (str(error),), not depends_on_level(error)
@@ -184,19 +184,22 @@ def _build(bench: _Bench, bundle: Bundle, profile: dict[str, ShapeRange], level:
 def find_unfused(stated: Manifest, facts: PlanFacts) -> tuple[str, ...]:
     """Why an engine's attention cannot stay as it is; nothing if it is fused, or short enough not to be.
 
-    An encoder's blocks are fused one by one; other heads add attention of their own. Where the inspector does not list
-    kernels (8.6), an engine that needs less memory than the scores of one block cannot be holding any.
+    An encoder's blocks are fused one by one; other heads add attention of their own. Where the inspector does not tell
+    (8.6), an engine that needs less memory than the scores of one block cannot be holding any.
     """
     tokens, depth = stated.clip.tokens, stated.model.depth
     if tokens <= LONGEST_UNFUSED:
         return ()
-    count = facts.fused_attention
+    count, needed_bytes = facts.fused_attention, facts.device_memory_bytes
     if count is None:
-        return (f"with {tokens} tokens all attention must be fused, and {facts.unreadable}: take another TensorRT",)
+        scores_bytes = stated.model.heads * tokens**2 * _SCORE_BYTES
+        if needed_bytes < scores_bytes:
+            return ()
+        return (
+            f"with {tokens} tokens all attention must be fused; {facts.untold}, and the engine needs "
+            f"{needed_bytes / 1e6:.0f} MB, which the scores of one block ({scores_bytes / 1e6:.0f} MB) would fit into",
+        )
     if count == depth or (count > depth and stated.head not in ("tokens", "embedding")):
-        return ()
-    scores_bytes = stated.model.heads * tokens**2 * _SCORE_BYTES
-    if facts.is_opaque and not count and facts.device_memory_bytes < scores_bytes:
         return ()
     return (f"{count} blocks of {depth} have fused attention; with {tokens} tokens all must",)
 

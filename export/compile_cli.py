@@ -12,7 +12,8 @@ from rich.console import Console
 
 from vjepa2.bundle import Bundle
 from vjepa2.errors import BackendError, CompileError, MissingDependencyError
-from vjepa2.extras import import_with_extra
+from vjepa2.extras import advise, import_with_extra
+from vjepa2.odd_numbers import spell_numbers
 from vjepa2.outputs import write_json
 
 from .build_watch import is_building, show_build
@@ -95,7 +96,7 @@ def compile_command(
             {
                 "engine": str(result.path),
                 "manifest": asdict(manifest),
-                "attempts": [asdict(attempt) for attempt in result.attempts],
+                "attempts": [spell_numbers(asdict(attempt)) for attempt in result.attempts],
             },
         )
 
@@ -103,7 +104,7 @@ def compile_command(
 def _find_tensorrt() -> str | None:
     if find_spec("tensorrt") is not None:
         return None
-    return "tensorrt is not installed (pip install 'vjepa2-edge[tensorrt]'; on Jetson, apt install tensorrt)"
+    return f"tensorrt is not installed ({advise('tensorrt')})"
 
 
 def _import_builder() -> ModuleType:

@@ -24,10 +24,9 @@ class PlanFacts:
     """What TensorRT says of a plan."""
 
     io: tuple[EngineTensor, ...]
-    fused_attention: int | None  # layers whose attention is one kernel; None: the inspector cannot be read
-    is_opaque: bool  # parts of the graph are not listed kernel by kernel
+    fused_attention: int | None  # layers whose attention is one kernel; None: the inspector does not tell
     device_memory_bytes: int
-    unreadable: str = ""  # why the inspector cannot be read
+    untold: str = ""  # why it does not
 
 
 def examine_plan(plan: bytes, log: BuildLog) -> PlanFacts:
@@ -41,11 +40,13 @@ def examine_plan(plan: bytes, log: BuildLog) -> PlanFacts:
     if engine is None:
         raise NoPlanError(log.explain("TensorRT did not load the plan that it built"))
     count: int | None = None
-    is_opaque, unreadable = True, ""
+    untold = ""
     try:
         count, is_opaque = count_fused_attention(read_layers(engine))
+        if is_opaque and not count:
+            count, untold = None, "the engine inspector does not list the kernels of whole parts of the graph"
     except ValueError as error:
-        unreadable = str(error)
+        untold = str(error)
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     return PlanFacts(
         io=tuple(
@@ -58,9 +59,8 @@ def examine_plan(plan: bytes, log: BuildLog) -> PlanFacts:
             for name in names
         ),
         fused_attention=count,
-        is_opaque=is_opaque,
         device_memory_bytes=getattr(engine, probe_features().device_memory),
-        unreadable=unreadable,
+        untold=untold,
     )
 
 

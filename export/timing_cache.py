@@ -55,7 +55,7 @@ def write_timings(folder: Path, machine: Machine, timings: bytes) -> None:
 
 def _name(machine: Machine) -> str:
     """By version and device: the timings of another are of no use, and may be refused."""
-    words = f"{machine.tensorrt.name}-{machine.gpu}-sm{machine.sm}-{machine.arch}"
+    words = f"{machine.tensorrt.name}-{machine.gpu}-sm{machine.sm}-{machine.multiprocessors}-{machine.arch}"
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', words).lower()}.timings"
 
 

@@ -16,6 +16,7 @@ HERE = Machine(
     tensorrt=Version.parse("8.6.2"),
     cuda_driver=Version.of_cuda(12020),
     cuda_runtime=None,
+    multiprocessors=16,
 )
 NAME = "nvidia-orin-nvgpu-8.6.2-fp32"
 PLAN_BYTES = b"ftrt" + bytes(range(256)) * 3

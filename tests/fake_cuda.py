@@ -41,7 +41,7 @@ class FakeLibcuda:
     """One GPU and its driver; `fail` says what a function answers instead of doing its work."""
 
     def __init__(self, name: bytes = b"NVIDIA Fake", sm: tuple[int, int] = (8, 7), total: int = 2**30) -> None:
-        self.gpu_name, self.sm, self.total = name, sm, total
+        self.gpu_name, self.sm, self.total, self.multiprocessors = name, sm, total, 16
         self.fail: dict[str, int] = {}
         self.calls: list[str] = []
         self.memory: dict[int, Any] = {}  # of the GPU
@@ -103,9 +103,10 @@ class FakeLibcuda:
         return None if device == 0 else INVALID_VALUE
 
     def _attribute(self, value: int, which: int, device: int) -> int | None:
-        if device != 0 or which not in (75, 76):
+        known = {16: self.multiprocessors, 75: self.sm[0], 76: self.sm[1]}
+        if device != 0 or which not in known:
             return INVALID_VALUE
-        _put(value, c_int, self.sm[which - 75])
+        _put(value, c_int, known[which])
         return None
 
     def _retain(self, context: int, device: int) -> None:
@@ -292,7 +293,7 @@ def fake_bindings(library: FakeLibcuda) -> ModuleType:
     codes: Any = {"CUDA_SUCCESS": 0} | {name.decode(): code for code, name in _NAMES.items()}
     kinds: dict[str, Any] = {
         "CUresult": codes,
-        "CUdevice_attribute": {"MAJOR": 75, "MINOR": 76},
+        "CUdevice_attribute": {"COUNT": 16, "MAJOR": 75, "MINOR": 76},
         "CUstreamCaptureMode": {"GLOBAL": 0, "THREAD_LOCAL": 1, "RELAXED": 2},
     }
     for kind, members in kinds.items():

@@ -125,7 +125,7 @@ def test_an_engine_that_passes_is_kept_with_all_that_it_says_of_itself(
     cuda = Version.of_cuda(12020)
     here = Machine(
         gpu="NVIDIA Fake", sm=87, os="linux", arch=os.uname().machine, tensorrt=Version.parse(full),
-        cuda_driver=cuda, cuda_runtime=None,
+        cuda_driver=cuda, cuda_runtime=None, multiprocessors=16,
     )  # fmt: skip
     engine = open_engine(bundle, here)
     stated = engine.manifest
@@ -217,6 +217,18 @@ def test_an_engine_that_computes_wrongly_is_not_kept(
     assert sorted(bundle_copy.iterdir()) == before
     assert not engines_of(other)
     assert rig.library.live() == 0
+
+
+def test_what_was_no_number_at_one_level_is_written_beside_the_engine_of_the_next(
+    make_rig: Callable[..., Rig], bundle_copy: Path
+) -> None:
+    rig = make_rig("8.6")
+    rig.quality = lambda folder, level: "NaN" if level == 3 else "right"
+    status, out, err = rig.run(bundle_copy, "--json", "-")
+    assert status == 0, err
+    first, second = json.loads(out)["attempts"]
+    assert first["verdict"]["token_cosine"] == "NaN"
+    assert second["verdict"]["passed"] is True
 
 
 def test_the_next_bundle_is_tried_and_its_engine_kept_in_it(
@@ -395,9 +407,10 @@ def test_what_the_inspector_does_not_tell_is_recorded_as_unknown(
     assert listing.manifest.fused_attention is None
     shutil.rmtree(bundle_copy / ENGINES)
     monkeypatch.setattr(import_module("vjepa2.export.compile"), "LONGEST_UNFUSED", 1)
+    monkeypatch.setattr(import_module("vjepa2.export.compile"), "_SCORE_BYTES", 0.1)
     status, _, err = rig.run(bundle_copy)
     assert status == 1
-    assert "with 48 tokens all attention must be fused, and the engine inspector's answer is no UTF-8" in err
+    assert "with 48 tokens all attention must be fused; the engine inspector's answer is no UTF-8" in err
     assert not engines_of(bundle_copy)
 
 
@@ -407,21 +420,19 @@ def long_clip(manifest: Manifest, **changes: Any) -> Manifest:
 
 
 @pytest.mark.parametrize(
-    ("count", "is_opaque", "memory_bytes", "head", "is_fused"),
+    ("count", "memory_bytes", "head", "is_fused"),
     [
-        (2, False, 2**40, "embedding", True),
-        (1, False, 2**20, "embedding", False),
-        (0, False, 2**20, "embedding", False),
-        (3, False, 2**20, "embedding", False),
-        (3, False, 2**20, "classifier", True),
-        (0, True, 2**20, "embedding", True),  # 8.6 hides kernels; 400 MB of scores a block would not fit
-        (0, True, 2**29, "embedding", False),
-        (1, True, 2**20, "embedding", False),
+        (2, 2**40, "embedding", True),
+        (1, 2**20, "embedding", False),
+        (0, 2**20, "embedding", False),
+        (3, 2**20, "embedding", False),
+        (3, 2**20, "classifier", True),
+        (None, 2**20, "embedding", True),  # 8.6 hides kernels; 400 MB of scores a block would not fit
+        (None, 2**29, "embedding", False),
     ],
 )
 def test_fused_attention_is_counted_or_shown_by_memory(
-    count: int,
-    is_opaque: bool,
+    count: int | None,
     memory_bytes: int,
     head: Any,
     is_fused: bool,
@@ -430,7 +441,7 @@ def test_fused_attention_is_counted_or_shown_by_memory(
 ) -> None:
     make_rig()
     module = import_module("vjepa2.export.compile")
-    facts = module.PlanFacts(io=(), fused_attention=count, is_opaque=is_opaque, device_memory_bytes=memory_bytes)
+    facts = module.PlanFacts(io=(), fused_attention=count, device_memory_bytes=memory_bytes)
     manifest = long_clip(Bundle.open(exported).manifest, head=head)
     assert (module.find_unfused(manifest, facts) == ()) == is_fused
 

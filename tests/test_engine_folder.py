@@ -68,6 +68,7 @@ def test_an_earlier_engine_is_replaced_and_another_machines_stays(bundle_copy: P
     [
         ({"tensorrt": Version.parse("10.3.0")}, "TensorRT is 10.3.0 here, 8.6.2 in the engine"),
         ({"sm": 90}, "compute capability is 90 here, 87 in the engine"),
+        ({"multiprocessors": 8}, "number of multiprocessors is 8 here, 16 in the engine"),
         ({"gpu": "NVIDIA H200"}, "GPU is NVIDIA H200 here, NVIDIA Orin (nvgpu) in the engine"),
         ({"arch": "x86_64"}, "architecture is x86_64 here, aarch64 in the engine"),
         (

@@ -561,7 +561,7 @@ def test_a_plan_is_examined(here: Installed, script: Script, tmp_path: Path) -> 
         ("frames", "input", "UINT8", SHAPE),
         ("tokens", "output", "FLOAT", SHAPE),
     ]
-    assert (facts.fused_attention, facts.is_opaque, facts.device_memory_bytes) == (1, False, 4096)
+    assert (facts.fused_attention, facts.untold, facts.device_memory_bytes) == (1, "", 4096)
 
 
 def test_a_plan_that_does_not_load_is_told(here: Installed, script: Script) -> None:
@@ -592,7 +592,7 @@ def test_control_characters_in_what_the_inspector_writes_are_read(
     built = build(here, write_graph(tmp_path))
     script.information = b'{"Layers": [{"Name": "_gemm_mha_v2", "Metadata": "a\x00b\x1f\n\t"}], "I/O Tensors": ["mha"]}'
     facts = here.tensorrt_plan.examine_plan(built.plan, here.tensorrt_log.BuildLog())
-    assert (facts.fused_attention, facts.unreadable) == (1, "")
+    assert (facts.fused_attention, facts.untold) == (1, "")
 
 
 @pytest.mark.parametrize(
@@ -603,16 +603,17 @@ def test_control_characters_in_what_the_inspector_writes_are_read(
         (b"[]", "is not known here"),
         (b'{"layers": []}', "is not known here"),
         (b'{"Layers": 3}', "layers are no list"),
+        (b'{"Layers": ["{ForeignNode[a...b]}"]}', "does not list the kernels"),
     ],
 )
-def test_a_plan_whose_inspector_cannot_be_read_has_no_count(
+def test_a_plan_whose_inspector_does_not_tell_has_no_count(
     information: bytes, reason: str, here: Installed, script: Script, tmp_path: Path
 ) -> None:
     built = build(here, write_graph(tmp_path))
     script.information = information
     facts = here.tensorrt_plan.examine_plan(built.plan, here.tensorrt_log.BuildLog())
     assert facts.fused_attention is None
-    assert re.search(reason, facts.unreadable)
+    assert re.search(reason, facts.untold)
 
 
 SAMPLES = {

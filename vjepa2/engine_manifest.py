@@ -51,6 +51,8 @@ class Machine:
     cuda_runtime: Version | None  # that TensorRT loaded; None where it carries its own
     # the driver's own release, "550.54.15", "L4T 36.4.3"; None where the system does not tell
     driver: str | None = field(default=None, metadata=ADDED_LATER)
+    # Jetsons of several sizes have one name; None in engines of before
+    multiprocessors: int | None = field(default=None, metadata=ADDED_LATER)
 
     def differences(self, here: "Machine") -> tuple[str, ...]:
         """What keeps an engine of this machine from running `here`, each as "what is X here, Y in the engine".
@@ -63,6 +65,7 @@ class Machine:
             ("GPU", here.gpu, self.gpu),
             ("operating system", here.os, self.os),
             ("architecture", here.arch, self.arch),
+            ("number of multiprocessors", here.multiprocessors, self.multiprocessors),
         )
         found = [f"{what} is {is_here} here, {was} in the engine" for what, is_here, was in pairs if is_here != was]
         if here.cuda_driver.number < self.cuda_driver.number:
@@ -110,7 +113,7 @@ class EngineManifest:
     workspace_bytes: int | None  # limit; None: TensorRT's own
     profile: dict[str, ShapeRange]  # by input
     io: tuple[EngineTensor, ...]
-    fused_attention: int | None  # layers whose attention is one kernel; None: TensorRT's inspector cannot be read
+    fused_attention: int | None  # layers whose attention is one kernel; None: TensorRT's inspector does not tell
     device_memory_bytes: int  # of one context's activations
     verdict: ParityVerdict  # of the gate, on this machine
     tried: tuple[str, ...]  # what was built before this and did not pass, and why

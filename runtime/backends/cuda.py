@@ -19,7 +19,7 @@ from .cuda_driver import Driver, load_driver
 from .cuda_release import find_driver_release
 
 # enumerations of cuda.h that no version renumbers: they are its ABI
-_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
+_MULTIPROCESSORS, _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 16, 75, 76
 _NON_BLOCKING = 1  # a stream that does not wait for the default one
 _CAPTURE_THREAD_LOCAL = 1
 
@@ -42,9 +42,9 @@ class CudaDevice:
         self._driver, self._held = driver, ExitStack()
         (device,) = driver.call("cuDeviceGet", ordinal)
         self.name = driver.device_name(device)
-        major, minor = (
-            driver.call("cuDeviceGetAttribute", which, device)[0]
-            for which in (_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR)
+        self.multiprocessors, major, minor = (
+            int(driver.call("cuDeviceGetAttribute", which, device)[0])
+            for which in (_MULTIPROCESSORS, _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR)
         )
         self.sm: int = 10 * major + minor
         self.driver_version = Version.of_cuda(driver.call("cuDriverGetVersion")[0])
@@ -69,6 +69,7 @@ class CudaDevice:
             cuda_driver=self.driver_version,
             cuda_runtime=find_runtime_version(),
             driver=find_driver_release(),
+            multiprocessors=self.multiprocessors,
         )
 
     def make_current(self) -> None:
