@@ -624,7 +624,7 @@ def test_timings_are_kept_for_the_next_build_in_a_private_folder(
     rig = make_rig("10.16")
     assert rig.run(bundle_copy)[0] == 0
     [file] = (tmp_path / "cache" / "vjepa2-edge" / "timings").iterdir()
-    assert file.name == f"10.16.1.11-nvidia-fake-sm87-{os.uname().machine}.timings".replace("_", "-")
+    assert file.name == f"10.16.1.11-nvidia-fake-sm87-16-{os.uname().machine}.timings".replace("_", "-")
     assert (file.read_bytes(), file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (
         b"timings of plan",
         0o600,
