@@ -14,7 +14,7 @@ from vjepa2.export.memory import plan_memory
 from .cases import Case, compile_case, export_case
 from .compare import VARIANTS, compare_workers
 from .interpreters import Interpreter
-from .report import CaseReport, count_fused
+from .report import CaseReport
 from .steps import CaseLog
 
 _ROUNDS = 12
@@ -79,6 +79,6 @@ def _plan(report: CaseReport, bench: Bench, log: CaseLog) -> CaseReport:
     assert report.compile is not None
     assert report.compile.record is not None
     manifest = Bundle.open(bench.folder / report.case.folder).manifest
-    is_fused = count_fused(report.compile.record["manifest"]) in (None, manifest.model.depth)
+    is_fused = report.compile.record["manifest"]["fused_attention"] in (None, manifest.model.depth)
     plan = plan_memory(manifest.model, manifest.clip, precision=report.case.precision, fused=is_fused)
     return replace(report, planned_bytes=plan.run_bytes)

@@ -216,7 +216,7 @@ def _took(step: Record, what: str) -> str:
 
 def _engine(case: Record, engine: Record) -> Iterator[str]:
     yield f"level {engine['builder_level']}, in its gate{_accepted(engine['verdict']['accepted'])}"
-    count = count_fused(engine)
+    count = engine["fused_attention"]
     yield (
         "fused attention not listed by this TensorRT"
         if count is None
@@ -226,12 +226,6 @@ def _engine(case: Record, engine: Record) -> Iterator[str]:
     if case["planned_bytes"] is not None:
         condition = " if attention is fused" if count is None else ""
         yield f"vjepa2 plan reckons {case['planned_bytes'] / 1e6:.0f} MB for a run{condition}{_measured(case)}"
-
-
-def count_fused(engine: Record) -> int | None:
-    """Blocks whose attention is one kernel; None where the inspector does not list kernels."""
-    count: int | None = engine["fused_attention"]
-    return None if engine.get("is_opaque") and not count else count
 
 
 def _measured(case: Record) -> str:
