@@ -28,8 +28,9 @@ EXPORT := --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(LAYERS),--layer
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
+# a TensorRT that is the system's, as JetPack's is, is only seen from an environment that may see the system
 .venv/installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv $$($(PYTHON) -c 'import tensorrt' 2>/dev/null && echo --system-site-packages) .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 

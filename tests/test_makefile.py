@@ -107,3 +107,25 @@ def test_scaling_has_two_bundles_on_each_axis_that_agree_on_the_others(make: Mak
             point[axis] for point in points if point[:axis] + point[axis + 1 :] == middle[:axis] + middle[axis + 1 :]
         }
         assert line == values
+
+
+_PYTHON = """#!/bin/sh
+case "$1 $2" in
+  "-c import tensorrt") exit $(cat "$(dirname "$0")/tensorrt");;
+  "-m venv") shift 2; echo "venv $@"; mkdir -p .venv/bin
+    printf '#!/bin/sh\\n' >.venv/bin/python; chmod +x .venv/bin/python;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("status", "words"), [(0, "--system-site-packages .venv"), (1, ".venv")])
+def test_a_tensorrt_of_the_system_is_seen_from_the_environment(status: int, words: str, tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tensorrt").write_text(str(status))
+    (tmp_path / "python").write_text(_PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    command = ["make", "--no-print-directory", f"PYTHON={tmp_path / 'python'}", "install"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"venv {words}\n" in done.stdout
