@@ -19,6 +19,7 @@ from .targets import FACTS, Target
 
 Found = Iterator[tuple[str, str]]  # node, reason
 LINEARS = frozenset({"MatMul", "Gemm", "Conv"})  # what is computed in 8 bits
+_ROUNDING = 1e-3  # of a scale that is held in 16 bits
 _MOVES = frozenset({"Transpose", "Reshape"})  # may stand between a weight's DequantizeLinear and its linear layer
 # between what is quantised and attention's MatMul, which then is of 8 bits: what moves numbers or scales them
 _TO_ATTENTION = _MOVES | {
@@ -67,6 +68,19 @@ def _find_wrong(scales: npt.NDArray[np.float64]) -> float | None:
     """The first scale that is not a number greater than 0."""
     wrong = scales[~(np.isfinite(scales) & (scales > 0))]
     return float(wrong[0]) if wrong.size else None
+
+
+def steps_are_restored_by_their_scale(view: GraphView, target: Target, precision: Precision | None) -> Found:
+    """A DequantizeLinear gives back what its QuantizeLinear took: both have one scale."""
+    for node in _quantizing(view):
+        maker = view.makers.get(node.input[0])
+        if node.op_type != "DequantizeLinear" or maker is None or maker.op_type != "QuantizeLinear":
+            continue
+        made, restored = (read_numbers(view, each.input[1]) for each in (maker, node))
+        if made is None or restored is None or node.input[1] == maker.input[1]:
+            continue
+        if made.shape != restored.shape or not np.allclose(made.astype(float), restored.astype(float), rtol=_ROUNDING):
+            yield node.name, f"its scale {node.input[1]} is not that of {maker.name}, {maker.input[1]}; it must be"
 
 
 def scales_fit_their_layers(view: GraphView, target: Target, precision: Precision | None) -> Found:
@@ -161,4 +175,10 @@ def _moves(view: GraphView, node: NodeProto) -> bool:
     return scales or node.op_type in _TO_ATTENTION
 
 
-RULES = (zero_points_are_zero, scales_are_constants, scales_fit_their_layers, attention_is_not_quantized)
+RULES = (
+    zero_points_are_zero,
+    scales_are_constants,
+    steps_are_restored_by_their_scale,
+    scales_fit_their_layers,
+    attention_is_not_quantized,
+)

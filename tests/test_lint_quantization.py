@@ -221,3 +221,12 @@ def test_only_the_oldest_importer_wants_a_zero_point() -> None:
 def test_8_bits_that_were_not_asked_for_are_an_error(precision: Any) -> None:
     report = lint(int8_graph(), precision)
     assert any("MatMuls are int8, this the first" in fault.reason for fault in report.faults)
+
+
+def test_what_is_restored_by_another_scale_is_found() -> None:
+    graph = int8_graph()
+    _, back = activation_nodes(graph)
+    constant(graph, "another", 0.25)
+    back.input[1] = "another"
+    assert rules_of(lint(graph)) == {"steps_are_restored_by_their_scale"}
+    assert f"{back.name}: its scale another is not that of" in str(lint(graph).faults[0])
