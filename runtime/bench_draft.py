@@ -125,7 +125,10 @@ def find_instability(
     if warm is not None and not warm.flat:
         found.append(f"it was not flat after {warm.earlier_calls} calls and {warm.turns} turns of warming up")
     if limit is not None and limit.fraction > 1:
-        found.append(f"faster than its limit ({limit.fraction:.0%}): the device was held up while that was measured")
+        found.append(
+            f"faster than its limit ({limit.fraction:.0%}): the device does more than {limit.rates.measured_by} "
+            "reached, by better kernels or undisturbed, so that is no limit of it"
+        )
     if disturbance is not None:
         found += find_throttling(disturbance.before, disturbance.after)
         found += _list_shares(disturbance)
