@@ -10,6 +10,7 @@ LAYERS  ?=
 OUT     ?= artifacts/$(MODEL)$(if $(LAYERS),-$(LAYERS)-layers)-$(FRAMES)x$(or $(SIZE),$(if $(findstring 384,$(MODEL)),384,256))-$(PRECISION)
 VIDEO   ?= examples/moving-scene.mp4
 CLIPS   ?=
+CALIBRATION_CLIPS ?=
 
 BIN    := .venv/bin
 VJEPA2 := $(BIN)/vjepa2
@@ -19,7 +20,7 @@ EXTRAS := torch,export,finetune,baselines,onnxruntime-gpu,tensorrt,video,parquet
 endif
 # random weights need to be told which model they are to fill; a name of ours is its own released checkpoint
 SOURCE := $(WEIGHTS) $(if $(filter random hard,$(WEIGHTS)),--model $(MODEL) --seed 0) $(if $(filter %.pt,$(WEIGHTS)),--model $(MODEL) --key $(or $(KEY),encoder))
-EXPORT := --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(LAYERS),--layers $(LAYERS)) $(if $(CLIPS),--clips $(CLIPS)) --precision $(PRECISION)
+EXPORT := --frames $(FRAMES) $(if $(SIZE),--size $(SIZE)) $(if $(LAYERS),--layers $(LAYERS)) $(if $(CLIPS),--clips $(CLIPS)) $(if $(CALIBRATION_CLIPS),--calibration-clips $(CALIBRATION_CLIPS)) --precision $(PRECISION)
 
 .PHONY: help install export edge test test-full check format lint bench bench-arena bench-cost bench-start bench-throughput drift gpu prove-giant probe-tensorrt bench-memory bench-scaling bench-preprocess record-preprocess fuzz-video soak-stream parity prove-precision prove-corpus report readme clean
 

@@ -163,7 +163,7 @@ def _read_islands(_: click.Context, __: click.Parameter, values: tuple[str, ...]
 @click.option(
     "--calibration-clips",
     type=click.Path(path_type=Path),
-    help="Folder of other videos, to find the ranges of 8-bit activations on.  [default: generated ones]",
+    help="Folder of other videos, to find the ranges of 8-bit activations on, beside generated ones.",
 )
 @click.option("--no-simplify", is_flag=True, help="Leave onnxsim out.")
 @click.option("--json", "json_file", help="Write the result as JSON; - is standard output.")

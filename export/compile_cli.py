@@ -5,13 +5,12 @@ import sys
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 import click
 from rich.console import Console
 
 from vjepa2.bundle import Bundle
-from vjepa2.errors import BackendError, CompileError, MissingDependencyError
+from vjepa2.errors import BackendError, CompileError
 from vjepa2.extras import advise, import_with_extra
 from vjepa2.odd_numbers import spell_numbers
 from vjepa2.outputs import write_json
@@ -76,7 +75,7 @@ def compile_command(
             raise CompileError(reason)
         tell(f"skipped: {reason}")
         return
-    builder = _import_builder()
+    builder = import_with_extra("vjepa2.export.compile", "tensorrt")
     try:
         result = builder.compile_engine(request, show=lambda what: show_build(console, what), tell=tell)
     except KeyboardInterrupt:
@@ -105,13 +104,6 @@ def _find_tensorrt() -> str | None:
     if find_spec("tensorrt") is not None:
         return None
     return f"tensorrt is not installed ({advise('tensorrt')})"
-
-
-def _import_builder() -> ModuleType:
-    try:
-        return import_with_extra("vjepa2.export.compile", "tensorrt")
-    except OSError as error:  # a shared library of it that is missing
-        raise MissingDependencyError(f"tensorrt does not load ({error}); install it again, whole") from error
 
 
 def _find_gpu() -> str | None:

@@ -268,11 +268,11 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
 def test_a_library_that_does_not_load_is_an_error_that_names_it(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(module: str, extra: str) -> None:
+    def fail(module: str) -> None:
         raise OSError("libgomp.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(choice, "import_with_extra", fail)
-    with pytest.raises(MissingDependencyError, match=r"onnxruntime does not load \(libgomp.*\); install it again"):
+    monkeypatch.setattr("vjepa2.extras.import_module", fail)
+    with pytest.raises(MissingDependencyError, match=r"\[onnxruntime\] does not load \(libgomp.*\); install it again"):
         open_backend(Bundle.open(exported), "onnxruntime")
 
 

@@ -551,7 +551,11 @@ def test_make_export_takes_no_failure_for_something_that_is_missing(
     ("kind", "library", "told"),
     [
         ("ImportError", "libnvinfer.so.10", "needs libnvinfer.so.10: cannot open shared object file"),
-        ("OSError", "libcudart.so.12", "tensorrt does not load (libcudart.so.12: cannot open shared object file)"),
+        (
+            "OSError",
+            "libcudart.so.12",
+            "vjepa2-edge[tensorrt] does not load (libcudart.so.12: cannot open shared object file)",
+        ),
     ],
 )
 def test_a_tensorrt_that_cannot_be_loaded_is_told(

@@ -84,10 +84,10 @@ def test_one_that_was_ended_stops_it(status: int, make: Make) -> None:
 @pytest.mark.parametrize("target", ["parity", "bench", "report"])
 def test_what_there_is_no_bundle_for_is_exported_as_asked(target: str, make: Make) -> None:
     (make.out / "manifest.json").unlink()
-    _, called, _ = make(target, "LAYERS=2", "FRAMES=8", "CLIPS=videos")
+    _, called, _ = make(target, "LAYERS=2", "FRAMES=8", "CLIPS=videos", "CALIBRATION_CLIPS=others")
     exported = called[0].split()
     assert exported[0] == "export"
-    for option in ("--layers 2", "--frames 8", "--clips videos", f"-o {make.out}"):
+    for option in ("--layers 2", "--frames 8", "--clips videos", "--calibration-clips others", f"-o {make.out}"):
         name, value = option.split()
         assert exported[exported.index(name) + 1] == value
 

@@ -29,7 +29,7 @@ from vjepa2.engine_folder import ENGINES, write_engine
 from vjepa2.errors import BackendError, EngineError, MissingDependencyError
 from vjepa2.export.pipeline import export_bundle
 from vjepa2.runtime import Backend, Reference, check_parity, open_backend
-from vjepa2.runtime.backends import BACKENDS, find_missing
+from vjepa2.runtime.backends import BACKENDS, RunOptions, find_missing
 from vjepa2.runtime.backends.base import FramesArray
 from vjepa2.runtime.backends.choice import choose_backend
 from vjepa2.runtime.backends.cuda import CudaDevice
@@ -146,7 +146,7 @@ def test_a_cuda_graph_is_captured_the_second_time_and_gives_the_same(rig: Rig) -
     with rig.backend(rig.bundle) as plain:
         expected = [plain.run(frames_of(1, seed)).embeddings_BD for seed in range(4)]
     rig.script.calls.clear()
-    with rig.backend(rig.bundle, cuda_graph=True) as backend:
+    with rig.backend(rig.bundle, RunOptions(cuda_graph=True)) as backend:
         for seed in range(4):
             np.testing.assert_array_equal(backend.run(frames_of(1, seed)).embeddings_BD, expected[seed])
         assert len(rig.script.named("IExecutionContext.execute_async_v3")) == 2
@@ -393,7 +393,7 @@ def test_an_engine_of_free_batch_takes_as_many_clips_as_its_profile(
     folder = Path(shutil.copytree(dynamic, tmp_path / "bundle"))
     with make_rig("10.3", folder, monkeypatch) as rig:
         rig.script.most_clips = 2
-        with rig.backend(rig.bundle, plan=PLAN, cuda_graph=True) as backend:
+        with rig.backend(rig.bundle, RunOptions(cuda_graph=True), plan=PLAN) as backend:
             assert backend._session.ranges["pixel_values_videos"].most[0] == 2  # type: ignore[attr-defined]
             frames = frames_of(5)
             got = backend.run(frames, ("tokens",)).tokens_BND

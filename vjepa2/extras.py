@@ -11,6 +11,10 @@ def import_with_extra(module: str, extra: str) -> ModuleType:
     """Import one of our modules that needs more than the base install; the error names the extra to install."""
     try:
         return import_module(module)
+    except OSError as error:  # a shared library that is missing
+        raise MissingDependencyError(
+            f"{module}: a library of vjepa2-edge[{extra}] does not load ({error}); install it again, whole"
+        ) from error
     except ImportError as error:
         raise MissingDependencyError(f"{module} needs {error.name or error}; {advise(extra)}") from error
 

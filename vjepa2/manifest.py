@@ -115,7 +115,7 @@ class Calibration:
 
     method: CalibrationMethod
     clips: int
-    source: str  # of the clips: generated, or the name of a folder
+    source: str  # of the clips: generated, or the name of a folder, whose videos stand beside generated ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

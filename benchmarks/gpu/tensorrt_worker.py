@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vjepa2.bundle import Bundle
+from vjepa2.runtime.backends import RunOptions
 from vjepa2.runtime.backends.cuda import CudaDevice
 from vjepa2.runtime.backends.trt import TensorRtBackend
 from vjepa2.runtime.gates import GATES
@@ -55,7 +56,7 @@ class EngineVariant:
         if self._backend is None:
             with CudaDevice.open() as gpu:  # whose context, a few hundred MB, is there before and after
                 before, _ = gpu.measure_memory()
-                self._backend = TensorRtBackend(self._bundle, cuda_graph=self._cuda_graph)
+                self._backend = TensorRtBackend(self._bundle, RunOptions(cuda_graph=self._cuda_graph))
                 for _ in range(_OPENING_CALLS):
                     self._backend.run(self._inputs[0])
                 self._used = before - gpu.measure_memory()[0]

@@ -112,10 +112,7 @@ def choose_backend(bundle: Bundle | None = None, device: str | None = None) -> C
 def load_class(name: str) -> type[Backend]:
     """The class of a backend; `MissingDependencyError` if its library does not load."""
     entry = find_entry(name)
-    try:
-        module = import_with_extra(f"{__package__}.{entry.module}", entry.extra)
-    except OSError as error:  # a shared library of it that is missing
-        raise MissingDependencyError(f"{name}: {entry.library} does not load ({error}); install it again") from error
+    module = import_with_extra(f"{__package__}.{entry.module}", entry.extra)
     backend: type[Backend] = getattr(module, entry.class_name)
     return backend
 

@@ -34,19 +34,15 @@ class TensorRtBackend(Backend):
         options: RunOptions = _FIRST_GPU,
         *,
         plan: bytes | None = None,
-        cuda_graph: bool = False,
     ) -> None:
-        """Open the bundle's engine for this machine, verified; `plan` instead is one that this process just built.
-
-        `cuda_graph` is the option of that name.
-        """
+        """Open the bundle's engine for this machine, verified; `plan` instead is one that this process just built."""
         super().__init__(bundle, options)
         self._gpu = CudaDevice.open(_ordinal(self.device))
         self._session: PlanSession | None = None
         try:
             engine = None if plan is not None else open_engine(bundle, self._gpu.describe(trt.__version__))
-            uses_graph = cuda_graph or options.cuda_graph
-            self._session = PlanSession(engine.plan if engine else plan or b"", self._gpu, cuda_graph=uses_graph)
+            held = engine.plan if engine else plan or b""
+            self._session = PlanSession(held, self._gpu, cuda_graph=options.cuda_graph)
             tensors = self._session.tensors
             if engine is not None and engine.manifest.io != tensors:
                 raise EngineError(f"the plan's tensors are {tensors}; its manifest says {engine.manifest.io}")
