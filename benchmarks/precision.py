@@ -59,15 +59,13 @@ def prepare(source: str, arguments: argparse.Namespace) -> tuple[Manifest, Trace
     clip = model.encoder.clip
     proven_on_BTHWC = gather_clips(clip, None)[: arguments.clips]
     reference = compute_reference(model, proven_on_BTHWC, {})
-    ranges = {}
+    calibrated, ranges = 0, dict[str, float]()
     if _EIGHT.keys() & arguments.precisions.split(","):
         frames_BTHWC = gather_calibration_clips(clip, None, proven_on_BTHWC=proven_on_BTHWC)
-        ranges = find_ranges(model, frames_BTHWC, {}, "percentile")
+        calibrated, ranges = len(frames_BTHWC), find_ranges(model, frames_BTHWC, {}, "percentile")
     shapes = {name: array.shape for name, array in reference.outputs.by_name().items()}
     traced = trace_model(model, tuple(shapes))
-    manifest = describe_export(
-        model, None, origin, request, (), shapes, traced.parameters, traced.tensors, len(reference.frames_BTHWC)
-    )
+    manifest = describe_export(model, None, origin, request, (), shapes, traced.parameters, traced.tensors, calibrated)
     return manifest, traced, reference, ranges
 
 
